@@ -1,0 +1,145 @@
+"""The toy losses of the paper, on a leading batch of runs: loss, gradient and exact Hessian trace.
+
+Weights are tensors ``w`` of shape (..., dim): the last axis is one point, the axes before it are runs, and
+every method answers for all runs at once. ``dynamics.py`` uses (seeds, configurations, dim).
+
+A new landscape is one class: ``dim``, ``loss``, ``gradient``, ``hessian_trace`` and ``trace_gradient`` for a
+``Landscape``; a fit to data adds ``residuals`` and ``pull_back`` and gets minibatches and label noise for it.
+"""
+
+import torch
+
+
+class Landscape:
+    """A loss with closed-form derivatives. ``dim`` is the number of coordinates of a point."""
+
+    dim: int
+
+    def loss(self, w):
+        """L(w), shape (...)."""
+        raise NotImplementedError
+
+    def gradient(self, w):
+        """The gradient of L, shape (..., dim)."""
+        raise NotImplementedError
+
+    def hessian_trace(self, w):
+        """The trace of the Hessian of L, exact, shape (...)."""
+        raise NotImplementedError
+
+    def trace_gradient(self, w):
+        """The gradient of the Hessian trace, shape (..., dim): what an explicit trace penalty adds to the gradient."""
+        raise NotImplementedError
+
+
+class LeastSquares(Landscape):
+    """A landscape that is a mean of squared residuals over ``samples`` data points.
+
+    Its gradient is linear in the residuals. So a minibatch is the same gradient with reweighted residuals, and
+    label noise the same gradient with shifted ones: ``pull_back(w, residuals(w) * weights + shift)``.
+    """
+
+    samples: int
+
+    def residuals(self, w):
+        """Prediction minus target of each data point, shape (..., samples)."""
+        raise NotImplementedError
+
+    def pull_back(self, w, residuals):
+        """The gradient that these residuals make at w, shape (..., dim)."""
+        raise NotImplementedError
+
+    def gradient(self, w):
+        return self.pull_back(w, self.residuals(w))
+
+
+class WideningValley(Landscape):
+    """``L(u, v) = v**2 * |u|**2 / 2`` with u in R^d and v in R (paper, equations 10 to 12).
+
+    A point is ``w = (u, v)``, v last, so ``dim = d + 1``. The floor of the valley is v = 0; it is the flatter
+    the shorter u is.
+    """
+
+    def __init__(self, d):
+        if d < 1:
+            raise ValueError(f"d is {d}: the valley needs at least one coordinate u besides v.")
+        self.dim = d + 1
+
+    def split(self, w):
+        """u of shape (..., d) and v of shape (...)."""
+        return w[..., :-1], w[..., -1]
+
+    def loss(self, w):
+        u, v = self.split(w)
+        return v.square() * u.square().sum(-1) / 2
+
+    def gradient(self, w):
+        u, v = w[..., :-1], w[..., -1:]
+        gradient = torch.empty_like(w)
+        torch.mul(u, v.square(), out=gradient[..., :-1])
+        torch.mul(u.square().sum(-1, keepdim=True), v, out=gradient[..., -1:])
+        return gradient
+
+    def hessian_trace(self, w):
+        u, v = self.split(w)
+        return (self.dim - 1) * v.square() + u.square().sum(-1)
+
+    def trace_gradient(self, w):
+        gradient = 2 * w
+        gradient[..., -1] *= self.dim - 1
+        return gradient
+
+
+class QuadraticRegression(LeastSquares):
+    """``L(w) = |X w**2 - y|**2 / (4 M)``, squares taken by coordinate (paper, equations 78 and 79).
+
+    X: (M, d), one data set for all runs; or (seeds, M, d), one for each seed, for weights of shape
+    (..., seeds, configurations, d). y: (M,) or (seeds, M).
+    """
+
+    def __init__(self, X, y):
+        if X.shape[:-1] != y.shape:
+            raise ValueError(f"X of shape {tuple(X.shape)} wants y of shape {tuple(X.shape[:-1])}, not {tuple(y.shape)}.")
+        self.X = X
+        self.y = y if X.dim() == 2 else y.unsqueeze(-2)  # beside the axis of configurations
+        self.samples, self.dim = X.shape[-2:]
+        self._column_norms = self._along_runs(X.square().sum(-2))
+        self._row_sums = self._along_runs(X.sum(-1))
+
+    @classmethod
+    def sparse(cls, seeds, *, d=100, M=40, nonzero=10, test_samples=100, dtype=torch.float64):
+        """The paper's problem, drawn anew for each seed: (training landscape, test landscape, the weights w*).
+
+        Rows of X are standard normal; w* has ``nonzero`` ones and then zeros; the targets are exact, y = X w***2.
+        """
+        target = torch.zeros(d, dtype=dtype)
+        target[:nonzero] = 1
+        rows = torch.stack(
+            [
+                torch.randn(M + test_samples, d, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+                for seed in seeds
+            ]
+        ).to(dtype)
+        train, test = rows.split([M, test_samples], dim=-2)
+        return cls(train, train @ target.square()), cls(test, test @ target.square()), target
+
+    def _along_runs(self, per_data_set):
+        """(n,) stays; (seeds, n) gains the axis of configurations."""
+        return per_data_set if per_data_set.dim() == 1 else per_data_set.unsqueeze(-2)
+
+    def residuals(self, w):
+        return (w * w) @ self.X.mT - self.y
+
+    def pull_back(self, w, residuals):
+        return (residuals @ self.X).mul_(w).div_(self.samples)
+
+    def loss(self, w):
+        return self.residuals(w).square().sum(-1) / (4 * self.samples)
+
+    def hessian_trace(self, w):
+        from_weights = 2 * (w.square() * self._column_norms).sum(-1)
+        from_residuals = (self.residuals(w) * self._row_sums).sum(-1)
+        return (from_weights + from_residuals) / self.samples
+
+    def trace_gradient(self, w):
+        return (4 * self._column_norms + 2 * (self._row_sums @ self.X)) * w / self.samples
