@@ -1,0 +1,184 @@
+"""What the theory predicts, as functions of the setting, in the order of the paper (sections 2.1, 2.3, 3.3; A to C).
+
+Where a formula of the paper does not hold as printed, the function is the corrected one; the chapter of the same
+subject derives it and shows what was wrong. Notation of the valley: d coordinates u, D = |u_0|^2 at the start,
+alpha in (0, 1) for the domain alpha D < |u|^2 < D / alpha.
+"""
+
+import math
+
+import torch
+from scipy import integrate, stats
+
+# --- Section 2.1 and appendix A: the smoothed loss ---------------------------------------------------------------
+
+
+def smoothed_loss(landscape, z, sigma):
+    """The regularised loss ``L + sigma^2/2 Tr Hessian`` at z (..., dim): shape (...). Equations (6) and (20)."""
+    return landscape.loss(z) + sigma**2 / 2 * landscape.hessian_trace(z)
+
+
+def smoothed_gradient(landscape, z, sigma):
+    """Its gradient, shape (..., dim): the direction of the mean Anti-PGD step, equations (5) and (19)."""
+    return landscape.gradient(z) + sigma**2 / 2 * landscape.trace_gradient(z)
+
+
+def increment_correlation(lag):
+    """Correlation of a coordinate of ``xi_{n+1} - xi_n`` with itself ``lag`` steps later; after equation (2)."""
+    return {0: 1.0, 1: -0.5}.get(lag, 0.0)
+
+
+def step_variance(H, T, Q, eta, sigma, law):
+    """Conditional variance of one coordinate of an Anti-PGD step given z, up to eta^2 O(sigma^6). Corrects (24).
+
+    H: (d,), T: (d, d), Q: (d, d, d), the derivatives at z of that coordinate of the gradient, of order 1 to 3.
+    law: "gaussian" or "rademacher". PGD's own variance is sigma^2 exactly, equation (23).
+    """
+    traced = torch.einsum("j,jkk->", H, Q)
+    if law == "gaussian":
+        quartic = T.square().sum() / 2 + traced
+    elif law == "rademacher":
+        off_diagonal = T.square().sum() - T.diagonal().square().sum()
+        quartic = off_diagonal / 2 + traced - 2 / 3 * torch.einsum("j,jjj->", H, Q)
+    else:
+        raise ValueError(f"No expansion for the law {law!r}: it is known for 'gaussian' and 'rademacher'.")
+    return eta**2 * (sigma**2 * H.square().sum() + sigma**4 * quartic)
+
+
+# --- Theorem 2.1 and appendix B: convergence of the regularised gradient ------------------------------------------
+
+
+def smoothed_smoothness(d, sigma, beta1, beta3):
+    """Lipschitz constant of the gradient of the smoothed loss: ``beta1 + d sigma^2 beta3 / 2``.
+
+    beta1 bounds the Hessian of L and beta3 its fourth derivatives, as forms on unit vectors.
+    """
+    return beta1 + d * sigma**2 * beta3 / 2
+
+
+def gradient_bound(gap, N, eta, d, sigma, beta1, beta3, third_moment):
+    """Theorem 2.1, corrected: a bound on the mean over n < N of ``E |gradient of the smoothed loss at z_n|^2``.
+
+    gap: smoothed loss at z_0 minus its infimum. third_moment: E |xi|^3 (``d^1.5 sigma^3`` for Rademacher noise).
+    Returns its three terms, of order 1/(eta N), eta sigma^2 and sigma^6; the bound is their sum.
+    Raises ValueError where eta exceeds 1 / smoothness, since the descent argument needs it.
+    """
+    beta = smoothed_smoothness(d, sigma, beta1, beta3)
+    if eta > 1 / beta:
+        raise ValueError(f"eta is {eta:g}: the theorem needs at most 1 / (beta1 + d sigma^2 beta3 / 2) = {1 / beta:g}.")
+    return 2 * gap / (eta * N), beta * beta1**2 * d * eta * sigma**2, (beta3 * third_moment / 6) ** 2
+
+
+# --- Section 2.3: label noise -------------------------------------------------------------------------------------
+
+
+def label_noise_covariance(jacobian, sigma, *, common=False):
+    """Covariance (d, d) of the gradient noise that label noise makes; ``L = sum of squares / (2 M)``. Corrects (9).
+
+    jacobian: (M, d), the model's derivatives at each data point. Independent noise on each label gives sigma^2 / M
+    times the Gauss-Newton matrix; one common number for all labels, as printed, a matrix of rank one.
+    """
+    M = len(jacobian)
+    if common:
+        total = jacobian.sum(0)
+        return sigma**2 / M**2 * torch.outer(total, total)
+    return sigma**2 / M**2 * jacobian.T @ jacobian
+
+
+# --- Appendix C.1: accumulated noise of w_{k+1} = rho_k w_k + eps_k -----------------------------------------------
+
+
+def second_moment(rhos, w0_squared, d, sigma, *, anti):
+    """E |w_{k+1}|^2 for given multipliers rho_0 ... rho_k: Proposition C.4, equations (50) and (51).
+
+    anti: eps_0 = xi_0 and eps_k = xi_k - xi_{k-1} as in appendix C; otherwise eps_k = xi_k.
+    """
+    moment, noise = w0_squared, 0.0
+    for k, rho in enumerate(rhos):
+        moment = rho**2 * moment
+        noise = rho**2 * noise + ((1 - rho) ** 2 * (k > 0) if anti else 1)
+    return moment + (noise + anti) * d * sigma**2
+
+
+def second_moment_limit(rho, d, sigma, *, anti):
+    """Its limit for a constant multiplier rho in (0, 1): Corollary C.5, equations (54) and (55)."""
+    return d * sigma**2 * (2 / (1 + rho) if anti else 1 / (1 - rho**2))
+
+
+# --- Theorem 3.1, PGD: it leaves on the right ---------------------------------------------------------------------
+
+
+def pgd_drift(d, sigma):
+    """A lower bound on the drift of ``|u|^2 - 4/3 v^2`` per step while ``eta |u|^2 <= 1/2``."""
+    return (d - 4 / 3) * sigma**2
+
+
+def pgd_exit_time_bound(alpha, D, d, sigma):
+    """An upper bound on the mean number of steps to leave the domain, eta = alpha / (2 D), d >= 2."""
+    overshoot = (math.sqrt(D / alpha) + sigma * math.sqrt(d)) ** 2
+    return (overshoot - D) / pgd_drift(d, sigma)
+
+
+def pgd_left_exit_bound(alpha, D, d, sigma):
+    """An upper bound on the probability to leave on the left; Rademacher noise, sigma^2 <= alpha^3 D / 2, d >= 2."""
+    delta = 64 * sigma**2 / (9 * alpha**3 * D)
+    return math.exp(-(d - 4 / 3) * alpha * (1 - alpha) / (2 * (1 + delta)))
+
+
+def pgd_dimension(alpha, p, delta=32 / 9):
+    """The dimension from which the bound above is at most p; 32/9 is the largest delta that the theorem admits."""
+    return 4 / 3 + 2 * (1 + delta) * math.log(1 / p) / (alpha * (1 - alpha))
+
+
+def pgd_left_exit_diffusion(alpha, D, d, eta):
+    """That probability for small sigma, by averaging over the fast v. Not a proof."""
+
+    def scale(U):
+        return U ** (-(d - 1) / 2) * (1 - eta * U / 2) ** -0.5
+
+    above, _ = integrate.quad(scale, D, D / alpha)
+    below, _ = integrate.quad(scale, alpha * D, D)
+    return above / (above + below)
+
+
+def pgd_stationary(eta, d):
+    """The law of |u|^2 for PGD that nothing stops, as a frozen scipy distribution. Averaging argument, not a proof.
+
+    ``eta |u|^2 / 2`` is Beta((d - 1)/2, 3/2): PGD climbs to the edge of stability and stays there, whatever sigma.
+    """
+    return stats.beta((d - 1) / 2, 3 / 2, scale=2 / eta)
+
+
+def pgd_plateau(eta, d):
+    """The mean of that law, ``(2 / eta) (d - 1) / (d + 2)``."""
+    return 2 / eta * (d - 1) / (d + 2)
+
+
+# --- Theorem 3.1 and Corollary 3.1, Anti-PGD: it goes to the flat end ---------------------------------------------
+
+
+def anti_confined(D, d, sigma, eta):
+    """The hypothesis of the bounds below: ``eta (sqrt(D) + 2 sigma sqrt(d))^2 <= 1``."""
+    return eta * (math.sqrt(D) + 2 * sigma * math.sqrt(d)) ** 2 <= 1
+
+
+def anti_moment_bound(k, D, d, sigma, eta):
+    """An upper bound on E |u_k|^2 for k >= 1, Rademacher noise."""
+    decay = (1 - eta * sigma**2) ** (k - 1)
+    return 2 * d * sigma**2 + decay * (2 * sigma * math.sqrt(d * D) + D)
+
+
+def anti_moment_limit(d, sigma, eta):
+    """An upper bound on limsup E |u_k|^2, barely above ``d sigma^2``."""
+    return d * sigma**2 * (1 + 4 * eta * sigma**2 / (1 - 2 * eta * sigma**2))
+
+
+def anti_trace_limit(d, sigma, eta):
+    """An upper bound on limsup E Tr Hessian, barely above ``2 d sigma^2``; the sharp form of Corollary 3.1."""
+    S = d * sigma**2
+    return anti_moment_limit(d, sigma, eta) + S * (1 + 4 * eta * S / (1 - 2 * eta * S))
+
+
+def anti_decay_time(sigma, eta):
+    """The number of steps in which |u|^2 falls by a factor e, to leading order: ``1 / (2 eta sigma^2)``."""
+    return 1 / (2 * eta * sigma**2)
