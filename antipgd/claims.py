@@ -1,0 +1,90 @@
+"""The coverage table: every element of the paper, where the book executes it, and what came out."""
+
+from collections import Counter
+from pathlib import Path
+
+import yaml
+
+VERDICTS = {
+    "holds": "true as printed",
+    "caveat": "true, with something the reader should know",
+    "corrected": "false as printed; the book gives the true form",
+    "not-reproduced": "did not come out here, and there is nothing to put in its place",
+    "not-attempted": "not treated yet",
+}
+
+
+def load():
+    """The entries of ``book/claims.yml``, in the reading order of the paper: a list of dictionaries."""
+    packaged = Path(__file__).parent / "claims.yml"  # where an installed package carries it
+    in_the_tree = Path(__file__).parents[1] / "book" / "claims.yml"
+    return yaml.safe_load((packaged if packaged.exists() else in_the_tree).read_text(encoding="utf-8"))
+
+
+def counts(claims):
+    """The number of claims for each verdict, in the order of ``VERDICTS``."""
+    found = Counter(claim["verdict"] for claim in claims)
+    return {verdict: found[verdict] for verdict in VERDICTS}
+
+
+def label(name):
+    """"eq-24" as a reader would say it: "Equation (24)"."""
+    kind, number = name.split("-", 1)
+    if kind == "eq":
+        return f"Equation ({number})"
+    words = {"thm": "Theorem", "lem": "Lemma", "prop": "Proposition", "cor": "Corollary", "rem": "Remark",
+             "fig": "Figure", "set": "Setting"}  # fmt: skip
+    return f"{words[kind]} {number}"
+
+
+def evidence(claim, words):
+    """A link to the section whose cell shows the claim, as Markdown; the words alone where there is none."""
+    return f"[{words}]({claim['chapter']}.ipynb#{claim['cell']})" if claim["cell"] else words
+
+
+def table(claims):
+    """All claims as a Markdown table, one row each."""
+    rows = [
+        f"| {evidence(claim, label(claim['id']))} | {claim['kind']} | {claim['paper']} "
+        f"| {claim['finding'] or claim['reason']} | {claim['verdict']} |"
+        for claim in claims
+    ]
+    return "\n".join(["| element | kind | what the paper says | what we find | verdict |", "|---|---|---|---|---|", *rows])
+
+
+def differences(claims):
+    """Everything that differs from the paper, in reading order, as a Markdown list with its evidence."""
+    return "\n".join(
+        f"- **{label(claim['id'])}**, {claim['verdict']}. *In the paper:* {claim['paper']} "
+        f"*Here:* {claim['finding']} ({evidence(claim, 'the cell that shows it')})"
+        for claim in claims
+        if claim["verdict"] in ("caveat", "corrected", "not-reproduced")
+    )
+
+
+SORTABLE = """
+<style>th[aria-sort] { cursor: pointer; } th[aria-sort=ascending]::after { content: " ▲"; }
+th[aria-sort=descending]::after { content: " ▼"; }</style>
+<script>
+(() => {
+  const sort = (table, column, header) => {
+    const down = header.getAttribute("aria-sort") === "ascending";
+    for (const other of table.tHead.rows[0].cells) other.setAttribute("aria-sort", "none");
+    header.setAttribute("aria-sort", down ? "descending" : "ascending");
+    const text = row => row.cells[column].textContent.trim();
+    const rows = [...table.tBodies[0].rows].sort((a, b) => text(a).localeCompare(text(b), "en", { numeric: true }));
+    table.tBodies[0].append(...(down ? rows.reverse() : rows));
+  };
+  const prepare = () => document.querySelectorAll("table").forEach(table => {
+    if (!table.tHead || !table.tBodies.length) return;
+    [...table.tHead.rows[0].cells].forEach((header, column) => {
+      header.tabIndex = 0;
+      header.setAttribute("aria-sort", "none");
+      header.onclick = () => sort(table, column, header);
+      header.onkeydown = event => { if (event.key === "Enter") sort(table, column, header); };
+    });
+  });
+  document.readyState === "loading" ? document.addEventListener("DOMContentLoaded", prepare) : setTimeout(prepare);
+})();
+</script>
+"""
