@@ -36,12 +36,19 @@ def hessian_trace(model, loss, batches, *, probes=30, seed=0):
     signs = [[random_signs(p, generator) for p in parameters] for _ in range(probes)]
     samples = torch.zeros(probes, dtype=torch.float64)
     total = sum(len(targets) for _, targets in batches)
-    with evaluating(model):
+    with evaluating(model), torch.enable_grad():
         for inputs, targets in batches:
-            gradient = torch.autograd.grad(loss(model(inputs), targets), parameters, create_graph=True)
+            gradient = torch.autograd.grad(
+                loss(model(inputs), targets), parameters, create_graph=True, materialize_grads=True
+            )
+            curved = [j for j, g in enumerate(gradient) if g.requires_grad]  # the others are constant
             for i, v in enumerate(signs):  # one graph of the gradient serves all probes
                 product = torch.autograd.grad(
-                    gradient, parameters, v, retain_graph=i < probes - 1, materialize_grads=True
+                    [gradient[j] for j in curved],
+                    parameters,
+                    [v[j] for j in curved],
+                    retain_graph=i < probes - 1,
+                    materialize_grads=True,
                 )
                 samples[i] += sum((a * b).sum().item() for a, b in zip(product, v)) * len(targets) / total
     return Estimate(samples.mean().item(), samples.std().item() / probes**0.5, samples)

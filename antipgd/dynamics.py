@@ -98,8 +98,9 @@ def run(landscape, w0, methods, steps, *, seeds, law="gaussian", record=None):
     Raises ValueError where a method needs data (minibatches, label noise) and the landscape has none.
     """
     seeds, methods = list(seeds), list(methods)
+    check_run(landscape, w0, methods, steps, seeds)
     record = log_spaced(steps) if record is None else torch.as_tensor(record)
-    check_run(landscape, methods, steps, seeds, record)
+    check_record(record, steps)
     stepper = Stepper(landscape, methods, seeds, law, w0)
     w = w0.expand(len(seeds), len(methods), landscape.dim)[:, stepper.order].clone()
     wanted = set(record.tolist())
@@ -121,11 +122,11 @@ def run(landscape, w0, methods, steps, *, seeds, law="gaussian", record=None):
     return Trajectories.ordered(landscape, methods, seeds, record, kept, diverged_at, stepper.order)
 
 
-def check_run(landscape, methods, steps, seeds, record):
+def check_run(landscape, w0, methods, steps, seeds):
     if not methods or not seeds or steps < 1:
         raise ValueError("A run needs at least one method, one seed and one step.")
-    if record.min() < 0 or record.max() > steps:
-        raise ValueError(f"Recorded steps lie between 0 and {steps}: got {record.min()} to {record.max()}.")
+    if not w0.is_floating_point():
+        raise ValueError(f"w0 is of {w0.dtype}, and the runs compute in its dtype: give floating-point numbers.")
     samples = getattr(landscape, "samples", None)
     for method in methods:
         if samples is None and (method.batch_size or method.label_sigma):
@@ -135,6 +136,11 @@ def check_run(landscape, methods, steps, seeds, record):
             )
         if method.batch_size is not None and not 1 <= method.batch_size <= samples:
             raise ValueError(f"batch_size is {method.batch_size}: the landscape has {samples} data points.")
+
+
+def check_record(record, steps):
+    if record.is_floating_point() or record.numel() == 0 or record.min() < 0 or record.max() > steps:
+        raise ValueError(f"Recorded steps are integers between 0 and {steps}, at least one of them: got {record}.")
 
 
 class Stepper:
@@ -186,7 +192,8 @@ class Stepper:
         samples = self.landscape.samples
         order = torch.stack([torch.rand(BLOCK, 1, samples, generator=g) for g in self.generators[minibatches(size)]], dim=1)
         chosen = order.topk(size, dim=-1).indices
-        return torch.zeros_like(order).scatter_(-1, chosen, samples / size).to(**self.like)
+        weights = torch.zeros_like(order, dtype=self.like["dtype"]).scatter_(-1, chosen, samples / size)
+        return weights.to(self.like["device"])
 
     def step(self, w, k):
         """One update of all runs, in place, with the k-th draws of the block."""

@@ -1,5 +1,7 @@
 """One look for all figures: the same colour, marker and dash for a method through the whole book."""
 
+import sys
+
 import matplotlib as mpl
 import torch
 
@@ -42,11 +44,10 @@ def use_style():
             "lines.markersize": 5,
         }
     )
-    try:
+    if "IPython" in sys.modules and sys.modules["IPython"].get_ipython():  # a notebook, not a script
         from matplotlib_inline.backend_inline import set_matplotlib_formats
-    except ImportError:  # a script, not a notebook
-        return
-    set_matplotlib_formats("retina")
+
+        set_matplotlib_formats("retina")
 
 
 def method_style(name):

@@ -98,10 +98,7 @@ class QuadraticRegression(LeastSquares):
     """
 
     def __init__(self, X, y):
-        if X.shape[:-1] != y.shape:
-            raise ValueError(f"X of shape {tuple(X.shape)} wants y of shape {tuple(X.shape[:-1])}, not {tuple(y.shape)}.")
-        self.X = X
-        self.y = y if X.dim() == 2 else y.unsqueeze(-2)  # beside the axis of configurations
+        self.X, self.y = beside_configurations(X, y)
         self.samples, self.dim = X.shape[-2:]
         self._column_norms = self._along_runs(X.square().sum(-2))
         self._row_sums = self._along_runs(X.sum(-1))
@@ -114,13 +111,7 @@ class QuadraticRegression(LeastSquares):
         """
         target = torch.zeros(d, dtype=dtype)
         target[:nonzero] = 1
-        rows = torch.stack(
-            [
-                torch.randn(M + test_samples, d, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-                for seed in seeds
-            ]
-        ).to(dtype)
-        train, test = rows.split([M, test_samples], dim=-2)
+        train, test = standard_rows(seeds, [M, test_samples], d, dtype)
         return cls(train, train @ target.square()), cls(test, test @ target.square()), target
 
     def _along_runs(self, per_data_set):
@@ -143,3 +134,74 @@ class QuadraticRegression(LeastSquares):
 
     def trace_gradient(self, w):
         return (4 * self._column_norms + 2 * (self._row_sums @ self.X)) * w / self.samples
+
+class LinearNetwork(LeastSquares):
+    """One hidden linear unit: ``L(u, v) = |y - v X u|**2 / (2 M)`` (paper, equation 15).
+
+    A point is ``w = (u, v)``, v last, so ``dim = n + 1`` for n features. X: (M, n), or (seeds, M, n) for weights of
+    shape (..., seeds, configurations, dim). y: (M,) or (seeds, M).
+    """
+
+    def __init__(self, X, y):
+        self.X, self.y = beside_configurations(X, y)
+        self.samples, features = X.shape[-2:]
+        self.dim = features + 1
+        self._moment = X.square().sum((-2, -1)) / self.samples  # trace of the features' second-moment matrix
+        if X.dim() == 3:
+            self._moment = self._moment.unsqueeze(-1)
+
+    @classmethod
+    def sparse(cls, seeds, *, m=5, d=20, M=500, test_samples=1000, dtype=torch.float64):
+        """Sparse regression, drawn anew for each seed: (training landscape, test landscape, the true coefficients).
+
+        m relevant features of equal weight and d spurious ones, all standard normal; the coefficients have norm 1
+        and the targets are exact.
+        """
+        target = torch.zeros(m + d, dtype=dtype)
+        target[:m] = m**-0.5
+        train, test = standard_rows(seeds, [M, test_samples], m + d, dtype)
+        return cls(train, train @ target), cls(test, test @ target), target
+
+    def hidden(self, w):
+        """The hidden unit X u of each data point, shape (..., samples)."""
+        return w[..., :-1] @ self.X.mT
+
+    def residuals(self, w):
+        return w[..., -1:] * self.hidden(w) - self.y
+
+    def pull_back(self, w, residuals):
+        gradient = torch.empty_like(w)
+        torch.mul(residuals @ self.X, w[..., -1:], out=gradient[..., :-1])
+        gradient[..., -1] = (residuals * self.hidden(w)).sum(-1)
+        return gradient.div_(self.samples)
+
+    def loss(self, w):
+        return self.residuals(w).square().sum(-1) / (2 * self.samples)
+
+    def hessian_trace(self, w):
+        return self._moment * w[..., -1].square() + self.hidden(w).square().sum(-1) / self.samples
+
+    def trace_gradient(self, w):
+        gradient = torch.empty_like(w)
+        gradient[..., :-1] = 2 / self.samples * (self.hidden(w) @ self.X)
+        gradient[..., -1] = 2 * self._moment * w[..., -1]
+        return gradient
+
+
+def beside_configurations(X, y):
+    """The data, checked, with y given the axis of configurations where there is one data set for each seed."""
+    if X.dim() not in (2, 3) or X.shape[:-1] != y.shape:
+        raise ValueError(
+            f"X is of shape {tuple(X.shape)} and y of {tuple(y.shape)}: give (M, features) and (M,), "
+            "or one data set for each seed, (seeds, M, features) and (seeds, M)."
+        )
+    return X, y if X.dim() == 2 else y.unsqueeze(-2)
+
+
+def standard_rows(seeds, sizes, features, dtype):
+    """Standard normal data sets of the given sizes for each seed: tensors (seeds, size, features)."""
+    rows = [
+        torch.randn(sum(sizes), features, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        for seed in seeds
+    ]
+    return torch.stack(rows).to(dtype).split(sizes, dim=-2)

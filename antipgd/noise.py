@@ -87,6 +87,7 @@ class CorrelatedNoise:
             "noise_seed": seed,
             "noise_step": 0,
         }
+        check_group(self._defaults)
         for group in optimizer.param_groups:
             check_group({**self._defaults, **group})
         warn_of_half_precision(optimizer)
@@ -131,8 +132,10 @@ class CorrelatedNoise:
         self._take_back(self._outstanding())
         for hook in self._hooks:
             hook.remove()
-        for state in self.optimizer.state.values():
+        for p, state in list(self.optimizer.state.items()):
             state.pop("xi", None)
+            if not state:  # ours was the only entry: plain SGD keeps no state
+                del self.optimizer.state[p]
         for entries in (self.optimizer.defaults, *self.optimizer.param_groups):
             for key in self._defaults:
                 entries.pop(key, None)
@@ -153,6 +156,7 @@ class CorrelatedNoise:
         for group in optimizer.param_groups:
             check_group(group)
             for p in group["params"]:
+                check_parameter(p)
                 if p.grad is not None and p.grad.layout is not torch.strided:
                     raise TypeError(
                         "A parameter has a sparse gradient. The noise moves every weight, so a sparse update would "
@@ -178,7 +182,7 @@ class CorrelatedNoise:
         old = state.pop("xi", None)
         if group["sigma"] == 0:  # lands on z, and without noise before it touches no bit of w
             if old is not None:
-                p.sub_(old, alpha=group["cancel"])
+                p.sub_(old * group["cancel"])  # rounded as in at_z()
             return
         new = self._draw(p, group, position).mul_(group["sigma"])
         # One combined write: two would round twice, and the roundings of z add up.
@@ -283,13 +287,17 @@ def check_optimizer(optimizer):
         )
     for group in optimizer.param_groups:
         for p in group["params"]:
-            if p.is_complex():
-                raise TypeError("A parameter is complex, and the noise is real. Store its two parts as real tensors.")
-            if hasattr(p, "to_local") and hasattr(p, "device_mesh"):
-                raise TypeError(
-                    "A parameter is sharded (DTensor): every shard would draw the same noise. "
-                    "Train with replicated parameters (DistributedDataParallel) or without noise."
-                )
+            check_parameter(p)
+
+
+def check_parameter(p):
+    if p.is_complex():
+        raise TypeError("A parameter is complex, and the noise is real. Store its two parts as real tensors.")
+    if hasattr(p, "to_local") and hasattr(p, "device_mesh"):
+        raise TypeError(
+            "A parameter is sharded (DTensor): every shard would draw the same noise. "
+            "Train with replicated parameters (DistributedDataParallel) or without noise."
+        )
 
 
 def warn_of_half_precision(optimizer):

@@ -56,10 +56,24 @@ def smoothed_smoothness(d, sigma, beta1, beta3):
     return beta1 + d * sigma**2 * beta3 / 2
 
 
+def smoothed_loss_drop(d, sigma, beta3):
+    """How far the infimum of the smoothed loss can lie below that of L: ``d^2 sigma^4 beta3 / 24``. After (34)."""
+    return d**2 * sigma**4 * beta3 / 24
+
+
+def third_moment(d, sigma, law):
+    """E |xi|^3 of the noise vector, for the law "gaussian" or "rademacher"; the O(sigma^3) of equation (25)."""
+    if law == "rademacher":
+        return d**1.5 * sigma**3
+    if law == "gaussian":
+        return (math.sqrt(2) * sigma) ** 3 * math.exp(math.lgamma((d + 3) / 2) - math.lgamma(d / 2))
+    raise ValueError(f"No closed form for the law {law!r}: there is one for 'gaussian' and 'rademacher'.")
+
+
 def gradient_bound(gap, N, eta, d, sigma, beta1, beta3, third_moment):
     """Theorem 2.1, corrected: a bound on the mean over n < N of ``E |gradient of the smoothed loss at z_n|^2``.
 
-    gap: smoothed loss at z_0 minus its infimum. third_moment: E |xi|^3 (``d^1.5 sigma^3`` for Rademacher noise).
+    gap: smoothed loss at z_0 minus its infimum. third_moment: E |xi|^3 of the noise.
     Returns its three terms, of order 1/(eta N), eta sigma^2 and sigma^6; the bound is their sum.
     Raises ValueError where eta exceeds 1 / smoothness, since the descent argument needs it.
     """
