@@ -315,6 +315,6 @@ def over_seeds(values, dim=-2):
     mean = torch.where(n > 0, kept.sum(dim) / n, torch.nan)
     spread = torch.where(finite, values - mean.unsqueeze(dim), torch.zeros_like(values))
     variance = spread.square().sum(dim) / (n - 1)
-    quantile = torch.from_numpy(stats.t.ppf(0.975, np.maximum(n.cpu().numpy() - 1, 1))).to(values)
+    quantile = torch.as_tensor(stats.t.ppf(0.975, np.maximum(n.cpu().numpy() - 1, 1))).to(values)
     half = torch.where(n > 1, quantile * (variance / n).sqrt(), torch.nan)
     return Interval(torch.where(n > 1, mean, torch.nan), half, n)

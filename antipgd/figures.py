@@ -58,9 +58,15 @@ def method_style(name):
     return {"color": color, "marker": marker, "linestyle": linestyle, "label": name}
 
 
-def band(ax, x, interval, name, **line):
-    """Draw the mean of an ``Interval`` of shape (T,) over x, with its 95 % interval as a band, in a method's style."""
+def band(ax, x, interval, name, *, of_logarithms=False, **line):
+    """Draw the mean of an ``Interval`` of shape (T,) over x, with its 95 % interval as a band, in a method's style.
+
+    of_logarithms: the interval is one of logarithms, and what is drawn is the geometric mean. Use it on logarithmic
+    axes, where the band of an arithmetic mean can reach below zero.
+    """
     style = {**method_style(name), "markevery": 0.15, **line}
     x, mean, half = (torch.as_tensor(values).cpu() for values in (x, interval.mean, interval.half))
-    ax.plot(x, mean, **style)
-    ax.fill_between(x, mean - half, mean + half, color=style["color"], alpha=0.2, linewidth=0)
+    curves = [mean, mean - half, mean + half]
+    middle, low, high = (curve.exp() for curve in curves) if of_logarithms else curves
+    ax.plot(x, middle, **style)
+    ax.fill_between(x, low, high, color=style["color"], alpha=0.2, linewidth=0)

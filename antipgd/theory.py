@@ -28,21 +28,19 @@ def increment_correlation(lag):
     return {0: 1.0, 1: -0.5}.get(lag, 0.0)
 
 
+KURTOSIS = {"gaussian": 3.0, "rademacher": 1.0, "uniform": 1.8}  # E xi_j^4 / sigma^4
+
+
 def step_variance(H, T, Q, eta, sigma, law):
     """Conditional variance of one coordinate of an Anti-PGD step given z, up to eta^2 O(sigma^6). Corrects (24).
 
     H: (d,), T: (d, d), Q: (d, d, d), the derivatives at z of that coordinate of the gradient, of order 1 to 3.
-    law: "gaussian" or "rademacher". PGD's own variance is sigma^2 exactly, equation (23).
+    law: a name in ``KURTOSIS``; all are symmetric. PGD's own variance is sigma^2 exactly, equation (23).
     """
-    traced = torch.einsum("j,jkk->", H, Q)
-    if law == "gaussian":
-        quartic = T.square().sum() / 2 + traced
-    elif law == "rademacher":
-        off_diagonal = T.square().sum() - T.diagonal().square().sum()
-        quartic = off_diagonal / 2 + traced - 2 / 3 * torch.einsum("j,jjj->", H, Q)
-    else:
-        raise ValueError(f"No expansion for the law {law!r}: it is known for 'gaussian' and 'rademacher'.")
-    return eta**2 * (sigma**2 * H.square().sum() + sigma**4 * quartic)
+    excess = KURTOSIS[law] - 3
+    from_T = T.square().sum() / 2 + excess / 4 * T.diagonal().square().sum()
+    from_HQ = torch.einsum("j,jkk->", H, Q) + excess / 3 * torch.einsum("j,jjj->", H, Q)
+    return eta**2 * (sigma**2 * H.square().sum() + sigma**4 * (from_T + from_HQ))
 
 
 # --- Theorem 2.1 and appendix B: convergence of the regularised gradient ------------------------------------------
