@@ -1,0 +1,53 @@
+# Two commands carry the project: `make book` and `make test`. Both make what they need, from Python 3.10 or newer,
+# make and git.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+FIRST_PAGE := _build/html/index.html
+SOURCES := _config.yml _toc.yml $(wildcard book/*.md book/*.ipynb _static/*) tools/build_book.py tools/notebooks.py
+
+.PHONY: book test notebooks bench lock repository clean
+
+# Builds the pages from the executed notebooks.
+book: $(FIRST_PAGE)
+	@echo "The book's first page: $(CURDIR)/$(FIRST_PAGE)"
+
+$(FIRST_PAGE): $(VENV)/.ready $(SOURCES)
+	$(BIN)/python tools/build_book.py
+
+# Re-executes all chapters, and runs the unit tests and the guards of the book.
+test: $(VENV)/.ready
+	$(BIN)/python -m pytest
+
+# Executes the chapters, NAMES="intro ..." or all of them, and writes their notebooks.
+notebooks: $(VENV)/.ready
+	$(BIN)/python tools/notebooks.py $(NAMES)
+
+bench: $(VENV)/.ready
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench.py
+
+# Writes the tried version of everything; keeps those that still fit. Delete requirements.lock first to renew them all.
+lock: $(VENV)/.ready
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --no-annotate --extra book \
+	    --custom-compile-command "make lock" --output-file requirements.lock pyproject.toml
+
+# Changes the repository's address everywhere: make repository URL=https://github.com/NAME/REPOSITORY
+repository: $(VENV)/.ready
+	$(BIN)/python tools/set_repository.py $(URL)
+
+clean:
+	rm -rf _build
+
+$(VENV)/.ready: $(VENV)/.locked pyproject.toml tools/check_environment.py
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	$(BIN)/python tools/check_environment.py
+	@touch $@
+
+# From nothing, so that it never holds more than the lock.
+$(VENV)/.locked: requirements.lock
+	$(PYTHON) tools/check_environment.py python
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet $$(grep '^uv==' requirements.lock)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --requirement requirements.lock
+	@touch $@

@@ -1,0 +1,111 @@
+"""The coverage table says what the executed chapters say: every row is found again in the output of its cell."""
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import nbformat
+import pytest
+from myst_parser.mdit_to_docutils.base import default_slugify
+
+from antipgd import claims
+
+BOOK = Path(__file__).resolve().parents[1] / "book"
+FIELDS = ["id", "kind", "chapter", "cell", "criterion", "paper", "finding", "verdict", "reason"]
+KINDS = {
+    "eq": "equation",
+    "thm": "theorem",
+    "lem": "lemma",
+    "prop": "proposition",
+    "cor": "corollary",
+    "rem": "remark",
+    "fig": "figure",
+    "set": "setting",
+}
+NUMBERED = [
+    *(f"eq-{n}" for n in range(1, 81)),
+    *(f"fig-{n}" for n in range(1, 18)),
+    *["thm-2.1", "thm-2.2", "thm-3.1", "cor-3.1"],
+    *["lem-C.1", "cor-C.2", "rem-C.3", "prop-C.4", "cor-C.5", "rem-C.6", "prop-C.7", "rem-C.8", "cor-C.9"],
+]
+LINE = re.compile(r"^\[([\w.-]+)\] ([\w-]+): (.+)$", re.MULTILINE)
+CLAIMS = claims.load()
+ATTEMPTED = [claim for claim in CLAIMS if claim["verdict"] != "not-attempted"]
+
+
+def printed(path):
+    """The verdicts in a notebook's outputs: (section, id, verdict) for each, where section is its heading's anchor."""
+    section, found = "", []
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "markdown":
+            headings = re.findall(r"^#+ (.+)$", cell.source, re.MULTILINE)
+            section = default_slugify(headings[-1]) if headings else section
+        for output in cell.get("outputs", ()):
+            found += [(section, name, verdict) for name, verdict, _ in LINE.findall(output.get("text", ""))]
+    return found
+
+
+def disagreements(claim, found):
+    """What is wrong with a row, given the (section, id, verdict) that its chapter printed."""
+    mine = [(section, verdict) for section, name, verdict in found if name == claim["id"]]
+    if len(mine) != 1:
+        return [f"{claim['id']}: its chapter {claim['chapter']} prints {len(mine)} verdicts on it"]
+    section, verdict = mine[0]
+    wrong = []
+    if section != claim["cell"]:
+        wrong.append(f"{claim['id']}: stands in section {section!r} and not in {claim['cell']!r}")
+    if verdict != claim["verdict"]:
+        wrong.append(f"{claim['id']}: its cell says {verdict!r} and the table {claim['verdict']!r}")
+    return wrong
+
+
+PRINTED = {path.stem: printed(path) for path in sorted(BOOK.glob("*.ipynb"))}
+
+
+def test_every_verdict_is_what_its_cell_printed():
+    wrong = [line for claim in ATTEMPTED for line in disagreements(claim, PRINTED.get(claim["chapter"], []))]
+    assert wrong == []
+
+
+def test_every_printed_verdict_has_its_row():
+    rows = {(claim["chapter"], claim["id"]) for claim in ATTEMPTED}
+    missing = [(chapter, name) for chapter, found in PRINTED.items() for _, name, _ in found if (chapter, name) not in rows]
+    assert missing == []
+
+
+def test_every_numbered_element_of_the_paper_has_one_row():
+    count = Counter(claim["id"] for claim in CLAIMS)
+    assert [name for name in NUMBERED if count[name] != 1] == []
+    assert [name for name, times in count.items() if times > 1] == []
+
+
+@pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim["id"])
+def test_row_is_complete(claim):
+    assert list(claim) == FIELDS and all(isinstance(value, str) for value in claim.values())
+    assert claim["kind"] == KINDS[claim["id"].split("-")[0]]
+    assert claim["verdict"] in claims.VERDICTS and claim["paper"]
+    assert not any("|" in claim[field] for field in ("paper", "finding", "reason")), "a bar would end the table's cell"
+    if claim["verdict"] == "not-attempted":
+        assert claim["reason"] and not (claim["chapter"] or claim["cell"] or claim["finding"])
+    else:
+        assert claim["chapter"] and claim["cell"] and claim["criterion"] and claim["finding"]
+
+
+def test_a_wrong_row_is_noticed():
+    claim = {"id": "eq-24", "chapter": "smoothed_loss", "cell": "the-variance", "verdict": "corrected"}
+    right = [("the-variance", "eq-24", "corrected")]
+    assert disagreements(claim, right) == []
+    assert disagreements(claim, [("the-variance", "eq-24", "holds")])
+    assert disagreements(claim, [("elsewhere", "eq-24", "corrected")])
+    assert disagreements(claim, [])
+    assert disagreements(claim, right * 2)
+
+
+def test_the_pages_show_every_row():
+    table, differences = claims.table(CLAIMS), claims.differences(CLAIMS)
+    assert table.count("\n") == len(CLAIMS) + 1
+    for claim in CLAIMS:
+        assert claims.label(claim["id"]) in table
+        differs = claim["verdict"] in ("caveat", "corrected", "not-reproduced")
+        assert (f"**{claims.label(claim['id'])}**" in differences) == differs
+    assert sum(claims.counts(CLAIMS).values()) == len(CLAIMS)

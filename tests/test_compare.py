@@ -1,0 +1,60 @@
+"""The rule by which outputs are compared, alone and at work in nbval."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from compare import same
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.parametrize(
+    "a, b",
+    [
+        ("loss 0.123456", "loss 0.123457"),  # rounding
+        ("1.5e-3 and 20", "1.50001e-03 and 20"),
+        ("nothing", "nothing"),
+    ],
+)
+def test_rounding_passes(a, b):
+    assert same(a, b)
+
+
+@pytest.mark.parametrize(
+    "a, b",
+    [
+        ("loss 0.123", "loss 0.124"),  # a digit
+        ("loss 0.123", "loss -0.123"),  # a sign
+        ("loss 1.5e-3", "loss 1.5e-4"),  # a power
+        ("10000 steps", "10001 steps"),  # an integer, near as it is
+        ("2 steps", "2.0 steps"),  # an integer against a float
+        ("loss 0.5", "gain 0.5"),  # a word
+        ("loss 0.5", "loss 0.5 0.5"),  # one more number
+        ("loss 0.5", "loss 0.5\n"),  # a line
+    ],
+)
+def test_everything_else_fails(a, b):
+    assert not same(a, b)
+
+
+def test_nbval_compares_by_this_rule(tmp_path):
+    for folder in ("tools", "book"):
+        (tmp_path / folder).mkdir()
+    for name in ("conftest.py", "pyproject.toml", "tools/compare.py"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    cases = [("x 0.333334", "x 0.333333"), ("x 0.334333", "x 0.333333"), ("3 of 4", "3 of 3"), ("one", "two")]
+    cells = []
+    for stored, printed in cases:
+        stream = nbformat.v4.new_output("stream", name="stdout", text=stored + "\n")
+        cells.append(nbformat.v4.new_code_cell(f"print({printed!r})", outputs=[stream], execution_count=1))
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "book" / "cases.ipynb")
+    command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "-rA", "-p", "no:cacheprovider", "book"]
+    told = subprocess.run(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True).stdout
+    verdicts = re.findall(r"^(PASSED|FAILED) book/cases.ipynb::Cell (\d)", told, re.MULTILINE)
+    assert sorted(verdicts) == [("FAILED", "1"), ("FAILED", "2"), ("FAILED", "3"), ("PASSED", "0")], told

@@ -1,0 +1,233 @@
+"""The estimated Hessian trace against the exact one, and what the estimate must leave alone."""
+
+import copy
+
+import pytest
+import torch
+from scipy import stats
+from torch import nn
+from torch.autograd.functional import hessian
+from torch.func import functional_call
+
+from antipgd import hessian_trace
+from antipgd.curvature import random_signs
+
+CALLS = 200  # estimates whose intervals are counted
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def filled(model):
+    """The model in float64, in training mode, with weights that do not depend on the global random state."""
+    model = model.double().train()
+    for i, p in enumerate(model.parameters()):
+        p.data = normal(*p.shape, seed=100 + i)
+    return model
+
+
+def net():
+    return filled(nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)))
+
+
+def net_of_modes():
+    """A network whose loss depends on the mode, with one part that its owner has put in eval mode."""
+    model = filled(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Dropout(0.5), nn.Linear(4, 2)))
+    model[1].running_mean.copy_(normal(4, seed=1))
+    model[1].running_var.copy_(normal(4, seed=2).square() + 0.5)
+    model[3].eval()
+    return model
+
+
+def batches(*sizes):
+    sizes = sizes or (12,)
+    inputs, targets = normal(sum(sizes), 3, seed=3), normal(sum(sizes), 2, seed=4)
+    return list(zip(inputs.split(sizes), targets.split(sizes)))
+
+
+mse = nn.functional.mse_loss
+
+
+def mean_output(outputs, targets):
+    return outputs.mean()
+
+
+class WithUnusedPart(nn.Module):
+    """A network beside parameters that the loss never sees."""
+
+    def __init__(self):
+        super().__init__()
+        self.unseen, self.seen = nn.Linear(2, 2), net()
+        filled(self)
+
+    def forward(self, x):
+        return self.seen(x)
+
+
+def partly_frozen():
+    model = net()
+    model[0].weight.requires_grad_(False)
+    return model
+
+
+def exact_hessian(model, loss, data):
+    """The Hessian in eval mode of the mean loss over all data, in all parameters that want gradients, in one row."""
+    inputs, targets = (torch.cat(parts) for parts in zip(*data))
+    free = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    model = copy.deepcopy(model).eval()
+
+    def of_flat(w):
+        parts = w.split([p.numel() for p in free.values()])
+        weights = {name: part.view_as(p) for (name, p), part in zip(free.items(), parts)}
+        return loss(functional_call(model, weights, inputs), targets)
+
+    return hessian(of_flat, torch.cat([p.flatten() for p in free.values()]))
+
+
+def signs(model, probes, seed):
+    """The signs of hessian_trace, one probe in a row."""
+    generator, free = torch.Generator().manual_seed(seed), [p for p in model.parameters() if p.requires_grad]
+    return torch.stack([torch.cat([random_signs(p, generator).flatten() for p in free]) for _ in range(probes)])
+
+
+@pytest.mark.parametrize("sizes", [(12,), (4, 4, 4), (7, 4, 1)])
+@pytest.mark.parametrize(
+    "make, loss",
+    [
+        pytest.param(net, mse, id="network"),
+        pytest.param(net_of_modes, mse, id="network that depends on the mode"),
+        pytest.param(partly_frozen, mse, id="frozen weights"),
+        pytest.param(WithUnusedPart, mse, id="weights that the loss does not see"),
+        pytest.param(net, mean_output, id="loss linear in the last layer, with a constant slope in its bias"),
+    ],
+)
+def test_samples_are_quadratic_forms_of_the_exact_hessian(make, loss, sizes):
+    model, data = make(), batches(*sizes)
+    samples = hessian_trace(model, loss, data, probes=6, seed=8).samples
+    H, v = exact_hessian(model, loss, data), signs(model, probes=6, seed=8)
+    assert set(v.unique().tolist()) == {-1, 1} and H.abs().max() > 0.01
+    torch.testing.assert_close(samples, torch.einsum("pi,ij,pj->p", v, H, v), rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("sizes", [(1, 11), (7, 4, 1), (1,) * 12])
+def test_cut_into_batches_does_not_matter(sizes):
+    whole, cut = (hessian_trace(net(), mse, data, probes=5) for data in (batches(), batches(*sizes)))
+    torch.testing.assert_close(cut.samples, whole.samples, rtol=1e-12, atol=1e-12)
+
+
+def test_linear_loss_has_trace_zero():
+    estimate = hessian_trace(filled(nn.Linear(3, 2)), mean_output, batches(), probes=3)
+    assert estimate.samples.tolist() == [0, 0, 0]
+
+
+def test_trace_of_a_diagonal_hessian_has_no_error():
+    """Signs make the estimate of a diagonal Hessian exact: here sum of c_i w_i^2 / 2, whose trace is sum of c_i."""
+    model = nn.Linear(3, 1, bias=False).double()
+    c = torch.tensor([1.0, -2.0, 5.0], dtype=torch.float64)
+    estimate = hessian_trace(model, lambda outputs, targets: (c * model.weight**2).sum() / 2, batches(), probes=3)
+    assert estimate.value == pytest.approx(4, rel=1e-12)
+    assert estimate.stderr < 1e-12 and estimate.samples.shape == (3,)
+
+
+def test_value_and_standard_error_are_those_of_the_samples():
+    value, stderr, samples = hessian_trace(net(), mse, batches(), probes=7)
+    assert samples.shape == (7,) and samples.dtype == torch.float64
+    assert value == pytest.approx(samples.numpy().mean(), rel=1e-12)
+    assert stderr == pytest.approx(stats.sem(samples.numpy()), rel=1e-12)
+
+
+def test_intervals_cover_the_exact_trace():
+    model, data, probes = net(), batches(), 30
+    exact, quantile = exact_hessian(model, mse, data).trace().item(), stats.t.ppf(0.975, probes - 1)
+    estimates = [hessian_trace(model, mse, data, probes=probes, seed=seed) for seed in range(CALLS)]
+    covered = sum(abs(e.value - exact) < quantile * e.stderr for e in estimates) / CALLS
+    assert 0.90 <= covered <= 0.99
+
+
+def test_trace_scales_with_the_loss():
+    once = hessian_trace(net(), mse, batches(), probes=5)
+    scaled = hessian_trace(net(), lambda outputs, targets: -3 * mse(outputs, targets), batches(), probes=5)
+    torch.testing.assert_close(scaled.samples, -3 * once.samples, rtol=1e-12, atol=1e-12)
+
+
+def test_seed_fixes_the_signs():
+    first, again, other = (hessian_trace(net(), mse, batches(), probes=5, seed=seed) for seed in (1, 1, 2))
+    assert first.samples.equal(again.samples)
+    assert not first.samples.equal(other.samples)
+    more = hessian_trace(net(), mse, batches(), probes=9, seed=1)
+    torch.testing.assert_close(more.samples[:5], first.samples, rtol=1e-12, atol=1e-12)
+
+
+def test_same_signs_at_nearby_weights_make_differences_precise():
+    here, there = net(), net()
+    with torch.no_grad():
+        there[2].weight *= 1.01
+    difference = hessian_trace(there, mse, batches()).samples - hessian_trace(here, mse, batches()).samples
+    exact = (exact_hessian(there, mse, batches()) - exact_hessian(here, mse, batches())).trace().item()
+    paired = difference.std().item() / len(difference) ** 0.5
+    assert abs(difference.mean().item() - exact) < 4 * paired
+    assert paired < hessian_trace(here, mse, batches()).stderr / 10
+
+
+# --- What is left alone -------------------------------------------------------------------------------------------
+
+
+def everything(model):
+    """All that belongs to a model and to the world around it, as values that can be compared."""
+    return (
+        [p.tolist() for p in model.parameters()],
+        [None if p.grad is None else p.grad.tolist() for p in model.parameters()],
+        [p.requires_grad for p in model.parameters()],
+        [b.tolist() for b in model.buffers()],
+        [module.training for module in model.modules()],
+        torch.get_rng_state().tolist(),
+        torch.is_grad_enabled(),
+    )
+
+
+def broken(outputs, targets):
+    raise FloatingPointError
+
+
+@pytest.mark.parametrize("loss", [mse, broken])
+@pytest.mark.parametrize("with_gradients", [False, True])
+def test_model_and_random_state_come_back_as_they_were(loss, with_gradients):
+    model = net_of_modes()
+    if with_gradients:
+        mse(model.eval()(batches()[0][0]), batches()[0][1]).backward()
+        model.train()[3].eval()
+    before = everything(model)
+    assert len(set(before[4])) == 2  # some modules train and some do not
+    if loss is broken:
+        with pytest.raises(FloatingPointError):
+            hessian_trace(model, loss, batches())
+    else:
+        hessian_trace(model, loss, batches())
+    assert everything(model) == before
+
+
+def test_trace_is_that_of_eval_mode():
+    training, evaluated = net_of_modes(), net_of_modes().eval()
+    assert hessian_trace(training, mse, batches()).samples.equal(hessian_trace(evaluated, mse, batches()).samples)
+
+
+def test_works_where_gradients_are_switched_off():
+    expected = hessian_trace(net(), mse, batches(), probes=3)
+    with torch.no_grad():
+        assert hessian_trace(net(), mse, batches(), probes=3).samples.equal(expected.samples)
+
+
+# --- Refusals -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("change", [{"probes": 1}, {"probes": 0}, {"batches": []}, {"model": nn.Tanh()}])
+def test_nothing_to_estimate_is_refused(change):
+    arguments = {"model": net(), "batches": batches(), **change}
+    with pytest.raises(ValueError, match="at least two probes, one batch and one parameter with requires_grad"):
+        hessian_trace(loss=mse, **arguments)
+
+
+def test_frozen_model_is_refused():
+    with pytest.raises(ValueError, match="one parameter with requires_grad"):
+        hessian_trace(net().requires_grad_(False), mse, batches())

@@ -1,0 +1,135 @@
+"""The command that executes chapters, and the one that builds the pages, on small chapters of their own."""
+
+import subprocess
+import sys
+
+import nbformat
+import pytest
+
+import notebooks
+
+HEADER = """\
+---
+jupytext:
+  text_representation:
+    extension: .md
+    format_name: myst
+kernelspec:
+  display_name: Python 3
+  language: python
+  name: python3
+---
+"""
+CHAPTER = HEADER + """
+# A small chapter
+
+```{code-cell} ipython3
+import os, sys, time
+import matplotlib.pyplot as plt
+
+print("one")
+time.sleep(0.2)
+print("two", os.environ["OMP_NUM_THREADS"], os.path.basename(os.getcwd()))
+plt.plot([1, 2])
+plt.show()
+print(sys.prefix == PREFIX)
+```
+
+```{code-cell} ipython3
+:tags: [hide-cell]
+
+from tqdm import trange
+value = 1
+```
+""".replace("PREFIX", repr(sys.prefix))
+
+
+@pytest.fixture
+def book(tmp_path, monkeypatch):
+    """An empty book folder, in place of the project's."""
+    monkeypatch.setattr(notebooks, "ROOT", tmp_path)
+    monkeypatch.setattr(notebooks, "BOOK", tmp_path / "book")
+    monkeypatch.delenv("ANTIPGD_SCALE", raising=False)
+    notebooks.BOOK.mkdir()
+    return notebooks.BOOK
+
+
+def test_two_runs_write_the_same_bytes(book):
+    (book / "small.md").write_text(CHAPTER)
+    assert notebooks.main(["small"]) == 0
+    first = (book / "small.ipynb").read_bytes()
+    assert notebooks.main([]) == 0
+    assert (book / "small.ipynb").read_bytes() == first
+    assert notebooks.in_sync("small")
+
+    code = [cell for cell in nbformat.reads(first.decode(), as_version=4).cells if cell.cell_type == "code"]
+    before, figure, after = code[0].outputs
+    assert before.text == "one\ntwo 1 book\n"  # one piece, one thread, the chapter's folder
+    assert set(figure.data) == {"image/png", "text/plain"}
+    assert after.text == "True\n"  # the kernel is this environment's
+    assert code[1].metadata.jupyter == {"source_hidden": True, "outputs_hidden": True}
+    assert code[1].metadata.cellView == "form"
+    assert [path.name for path in sorted(book.iterdir())] == ["small.ipynb", "small.md"]
+
+
+@pytest.mark.parametrize("line, words", [("1 / 0", "ZeroDivisionError"), ("print('oh', file=sys.stderr)", "stderr")])
+def test_a_chapter_that_fails_is_named_with_its_cell_and_keeps_its_notebook(book, capfd, line, words):
+    (book / "small.md").write_text(CHAPTER.replace("value = 1", line))
+    (book / "small.ipynb").write_text("as it was")
+    assert notebooks.main(["small"]) == 1
+    assert (book / "small.ipynb").read_text() == "as it was"
+    told = capfd.readouterr().err
+    assert "small: cell 3" in told and words in told and line in told
+
+
+def test_the_full_scale_does_not_touch_what_the_tests_run_again(book, monkeypatch):
+    monkeypatch.setenv("ANTIPGD_SCALE", "full")
+    (book / "small.md").write_text(HEADER + "\n# Small\n\n```{code-cell} ipython3\nprint(1)\n```\n")
+    assert notebooks.main(["small"]) == 0
+    assert [path.name for path in book.iterdir()] == ["small.md"]
+    assert (book.parent / "_build" / "full" / "small.ipynb").exists()
+
+
+def test_an_unknown_chapter_is_refused(book, capsys):
+    with pytest.raises(SystemExit):
+        notebooks.main(["absent"])
+    assert "there is no book/absent.md" in capsys.readouterr().err
+
+
+def test_a_text_that_changed_is_not_in_sync(book):
+    (book / "small.md").write_text(HEADER + "\n# Small\n")
+    notebooks.write(notebooks.read(book / "small.md"), book / "small.ipynb")
+    assert notebooks.in_sync("small")
+    (book / "small.md").write_text(HEADER + "\n# Smaller\n")
+    assert not notebooks.in_sync("small")
+
+
+def build(folder):
+    command = [sys.executable, str(folder / "tools" / "build_book.py")]
+    return subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def one_page(folder, text):
+    """Leave of the book one page with this text, unexecuted."""
+    for path in (folder / "book").iterdir():
+        path.unlink()
+    (folder / "_toc.yml").write_text("format: jb-book\nroot: book/intro.ipynb\n")
+    (folder / "book" / "intro.md").write_text(HEADER + text)
+    subprocess.run(
+        [sys.executable, "-c", "import notebooks as n; n.write(n.read(n.BOOK / 'intro.md'), n.BOOK / 'intro.ipynb')"],
+        cwd=folder / "tools",
+        check=True,
+    )
+
+
+def test_a_broken_link_stops_the_build(working_copy):
+    one_page(working_copy, "\n# Page\n\n[Nowhere](#eq-nowhere)\n")
+    told = build(working_copy)
+    assert told.returncode != 0 and "eq-nowhere" in told.stdout
+
+
+def test_a_chapter_that_changed_since_it_was_executed_stops_the_build(working_copy):
+    one_page(working_copy, "\n# Page\n")
+    (working_copy / "book" / "intro.md").write_text(HEADER + "\n# Another page\n")
+    told = build(working_copy)
+    assert told.returncode != 0 and "make notebooks" in told.stdout

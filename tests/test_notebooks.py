@@ -1,0 +1,202 @@
+"""Guards of the chapters: what a reader meets in the book, in Jupyter and in Colab is whole, current and honest."""
+
+import json
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+import notebooks
+from project import PROJECT
+from set_repository import address
+
+ROOT = Path(__file__).resolve().parents[1]
+CHAPTERS = notebooks.listed()
+PAGES = {"intro", "coverage", "differences"}  # these teach no section of the paper, and have no exercises
+SECTIONS = ["Where it stops holding", "Exercises", "Differs from the paper", "References"]
+
+COLAB = '''\
+# Colab: installs the module that this book shares; does nothing where it is installed already.
+import importlib.util, subprocess, sys
+
+if importlib.util.find_spec("antipgd") is None:
+    subprocess.check_call([sys.executable, "-m", "pip", "install", "-q", "--no-deps",
+                           "git+{address}@v{version}"])'''
+
+FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+FORMULA = re.compile(r"\$\$.*?\$\$|\$[^$]+\$", re.DOTALL)
+CODE = re.compile(r"`[^`]+`")
+# What looks like a decimal number and is an address, or the name of something in the paper.
+NAMES = re.compile(
+    r"\]\([^)]*\)|<[^>]*>|arXiv[: ]*[\d.]+"
+    r"|\b(?:Theorem|Lemma|Corollary|Proposition|Remark|Section|Sec\.|Appendix|Figure|Fig\.)s?\s+[A-Z]?\.?\d[\d.]*"
+    r"(?:(?:,| and|,? or| to|–)\s+[A-Z]?\.?\d[\d.]*)*",
+    re.IGNORECASE,
+)
+NUMBER = re.compile(r"\d+\.\d+")
+
+
+def read(name):
+    return nbformat.read(ROOT / "book" / f"{name}.ipynb", as_version=4)
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def prose(notebook):
+    """The Markdown cells' text, without blocks of code."""
+    return [FENCED.sub("", cell.source) for cell in notebook.cells if cell.cell_type == "markdown"]
+
+
+def outputs(notebook):
+    return [output for cell in code_cells(notebook) for output in cell.outputs]
+
+
+def printed(notebook):
+    """All text that the cells put out."""
+    texts = [output.get("text", "") for output in outputs(notebook)]
+    data = [output.get("data", {}) for output in outputs(notebook)]
+    return texts + [text for each in data for kind, text in each.items() if kind.startswith("text/")]
+
+
+def headings(notebook):
+    return [line for text in prose(notebook) for line in text.splitlines() if re.match(r"#{1,6} ", line)]
+
+
+chapters = pytest.mark.parametrize("name", CHAPTERS)
+
+
+@chapters
+def test_the_notebook_was_made_from_the_text_as_it_is(name):
+    assert notebooks.in_sync(name), f"book/{name}.md was changed: make notebooks"
+
+
+@chapters
+def test_it_was_executed_from_top_to_bottom(name):
+    counts = [cell.execution_count for cell in code_cells(read(name))]
+    assert counts == list(range(1, len(counts) + 1))
+
+
+@chapters
+def test_no_cell_failed_or_complained(name):
+    for output in outputs(read(name)):
+        assert output.output_type != "error"
+        assert output.get("name") != "stderr", output.text
+
+
+@chapters
+def test_it_names_no_folder_of_a_machine(name):
+    notebook = read(name)
+    for text in [cell.source for cell in notebook.cells] + printed(notebook):
+        assert not re.search(r"(?<![\w.:/~])/(home|root|tmp|usr|opt|var|Users|work|mnt|private)/", text), text
+
+
+@chapters
+def test_its_markdown_reads_well_without_sphinx(name):
+    for cell in read(name).cells:
+        if cell.cell_type == "markdown":
+            assert not re.search(r"^\s*```\s*\{", cell.source, re.MULTILINE), f"a directive:\n{cell.source}"
+    for text in prose(read(name)):
+        assert not re.search(r"\{[\w:.+-]+\}`", text), f"a role:\n{text}"
+        assert not re.search(r"^\s*:::", text, re.MULTILINE), f"a colon fence:\n{text}"
+        assert not re.search(r"^\([^)\s]+\)=\s*$", text, re.MULTILINE), f"a target:\n{text}"
+        assert not re.search(r"\\(left|right)\s*\\(lVert|rVert|\|)|\\bm\b|\\(label|ref|eqref|tag)\{", text), text
+
+
+@chapters
+def test_its_first_code_is_the_installation_for_colab(name):
+    first = code_cells(read(name))[0]
+    assert first.source == COLAB.format(address=address(), version=PROJECT["version"])
+    assert first.metadata.tags == ["remove-cell"]
+    assert first.outputs == []
+
+
+@chapters
+def test_its_cells_are_short(name):
+    for cell in code_cells(read(name)):
+        assert len(cell.source.splitlines()) <= 30, cell.source
+
+
+@chapters
+def test_every_figure_has_a_name_a_caption_and_an_alternative_text(name):
+    for cell in code_cells(read(name)):
+        images = [output for output in cell.outputs if "image/png" in output.get("data", {})]
+        if images:
+            assert len(images) == 1, f"one figure a cell:\n{cell.source}"
+            described = cell.metadata.get("mystnb", {})
+            figure, image = described.get("figure", {}), described.get("image", {})
+            assert figure.get("name", "").startswith("fig-"), cell.source
+            assert len(figure.get("caption", "").split()) > 3, cell.source
+            assert len(image.get("alt", "").split()) > 5 and image["alt"].endswith("."), cell.source
+
+
+@chapters
+def test_folded_cells_are_folded_in_jupyter_and_colab(name):
+    for cell in code_cells(read(name)):
+        folded = {"hide-cell", "hide-input"} & set(cell.metadata.get("tags", []))
+        assert bool(folded) == (cell.metadata.get("cellView") == "form")
+        assert bool(folded) == cell.metadata.get("jupyter", {}).get("source_hidden", False)
+
+
+@chapters
+def test_it_has_one_title_and_the_sections_of_a_chapter(name):
+    found = headings(read(name))
+    assert [line.startswith("# ") for line in found] == [True] + [False] * (len(found) - 1)
+    if name not in PAGES:
+        assert [line.removeprefix("## ") for line in found][-1:] == SECTIONS[-1:]
+        positions = [found.index(f"## {section}") for section in SECTIONS]
+        assert positions == sorted(positions)
+
+
+def exercises(notebook):
+    """The cells below each heading of an exercise, as (heading, cells)."""
+    found, inside = [], False
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            for line in FENCED.sub("", cell.source).splitlines():
+                if re.match(r"#{1,3} ", line):
+                    inside = line.startswith("### Exercise ")
+                    if inside:
+                        found.append((line, []))
+        if inside:
+            found[-1][1].append(cell)
+    return found
+
+
+@pytest.mark.parametrize("name", [name for name in CHAPTERS if name not in PAGES])
+def test_its_exercises_have_folded_solutions_that_check_themselves(name):
+    found = exercises(read(name))
+    assert [int(re.match(r"### Exercise (\d+)\.", heading)[1]) for heading, _ in found] == [*range(1, len(found) + 1)]
+    assert len(found) >= 2
+    for heading, cells in found:
+        solutions = [cell for cell in cells if cell.cell_type == "code"]
+        assert any("check(" in cell.source for cell in solutions), heading
+        assert all("hide-cell" in cell.metadata.get("tags", []) for cell in solutions), heading
+
+
+@chapters
+def test_its_prose_types_no_number_that_no_cell_shows(name):
+    notebook = read(name)
+    shown = "\n".join([cell.source for cell in code_cells(notebook)] + printed(notebook))
+    for text in "\n".join(prose(notebook)).split("## References")[:1]:
+        for pattern in (FORMULA, CODE, NAMES):
+            text = pattern.sub(" ", text)
+        typed = [number for number in NUMBER.findall(text) if number not in NUMBER.findall(shown)]
+        assert not typed
+
+
+def test_all_chapters_that_are_there_are_listed():
+    assert {path.stem for path in (ROOT / "book").glob("*.md")} == set(CHAPTERS)
+    assert {path.stem for path in (ROOT / "book").glob("*.ipynb")} == set(CHAPTERS)
+
+
+@chapters
+def test_it_has_stable_bytes(name):
+    """What would change without a change of the chapter: times, versions, the order of keys."""
+    path = ROOT / "book" / f"{name}.ipynb"
+    stored = json.loads(path.read_text())
+    assert stored["metadata"] == {"kernelspec": notebooks.KERNELSPEC}
+    assert [cell["id"] for cell in stored["cells"]] == [f"cell-{n + 1}" for n in range(len(stored["cells"]))]
+    assert path.read_text() == nbformat.writes(read(name)) + "\n"

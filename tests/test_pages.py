@@ -1,0 +1,176 @@
+"""The finished pages in a browser, from disk and without a network: at two widths, light and dark."""
+
+import re
+from pathlib import Path
+from urllib.parse import unquote, urldefrag, urljoin
+
+import pytest
+from bs4 import BeautifulSoup
+
+from build_book import build
+from notebooks import listed
+from set_repository import address
+
+CHAPTERS = listed()
+VIEWS = [(width, scheme) for width in (1280, 390) for scheme in ("light", "dark")]
+# sphinx-thebe, which the theme loads on every page, declares a name twice; and the theme reports an unset preference.
+KNOWN_COMPLAINTS = ("Identifier 'THEBE_JS_URL' has already been declared", "Got invalid theme mode: . Resetting to auto.")
+
+chapters = pytest.mark.parametrize("name", CHAPTERS)
+
+
+@pytest.fixture(scope="module")
+def html(tmp_path_factory):
+    """The folder of the built book."""
+    return build(tmp_path_factory.mktemp("book")).parent
+
+
+class Visit:
+    """One page, opened without a network; it remembers what it asked for and what it complained about."""
+
+    def __init__(self, browser, url):
+        self.asked, self.complaints = [], []
+        self.page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
+        self.page.route("**/*", self.only_from_disk)
+        self.page.on("console", lambda message: message.type == "error" and self.complaints.append(message.text))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.goto(url)
+
+    def only_from_disk(self, route):
+        if re.match("(file|data|blob):", route.request.url):
+            route.continue_()
+        else:
+            self.asked.append(route.request.url)
+            route.abort()
+
+    def look(self, width, scheme):
+        self.page.set_viewport_size({"width": width, "height": 900})
+        self.page.emulate_media(color_scheme=scheme)
+        self.page.wait_for_function("scheme => document.documentElement.dataset.theme === scheme", arg=scheme)
+
+
+@pytest.fixture(scope="module")
+def visit(browser, html):
+    """A function that gives the visit of a chapter, made once."""
+    visits = {}
+
+    def of(name):
+        if name not in visits:
+            visits[name] = Visit(browser, (html / "book" / f"{name}.html").as_uri())
+            visits[name].page.wait_for_function("window.MathJax?.startup?.promise")
+            visits[name].page.evaluate("MathJax.startup.promise")
+        return visits[name]
+
+    return of
+
+
+@chapters
+def test_it_asks_nothing_of_the_network_and_complains_of_nothing(visit, name):
+    seen = visit(name)
+    assert seen.asked == []
+    assert [text for text in seen.complaints if text not in KNOWN_COMPLAINTS] == []
+
+
+@chapters
+def test_all_formulas_are_typeset(visit, name):
+    page = visit(name).page
+    bare = "[...document.querySelectorAll('.math')].filter(e => !e.querySelector('mjx-container')).map(e => e.textContent)"
+    assert page.evaluate(bare) == []
+    assert page.evaluate("[...document.querySelectorAll('mjx-merror')].map(e => e.title || e.textContent)") == []
+    text = page.evaluate("""() => {
+        const article = document.querySelector("article").cloneNode(true);
+        article.querySelectorAll("pre, code, script, mjx-container").forEach(e => e.remove());
+        return article.textContent;
+    }""")
+    assert "$" not in text and "\\(" not in text and "\\[" not in text
+
+
+@chapters
+def test_figures_are_there_with_caption_and_alternative_text(visit, name):
+    page = visit(name).page
+    images = page.evaluate("""[...document.querySelectorAll("article img")].map(image => ({
+        loaded: image.complete && image.naturalWidth > 0,
+        alt: image.alt,
+        caption: image.closest("figure")?.querySelector("figcaption")?.innerText ?? "",
+    }))""")
+    for image in images:
+        assert image["loaded"], image
+        assert len(image["alt"].split()) > 5, image
+        assert re.match(r"Fig\. \d+", image["caption"]), image
+
+
+@pytest.mark.parametrize("width, scheme", VIEWS)
+@chapters
+def test_it_fits_the_window_and_can_be_read(visit, name, width, scheme):
+    seen = visit(name)
+    seen.look(width, scheme)
+    assert seen.page.evaluate("document.documentElement.scrollWidth") <= width
+    stretched = """[...document.querySelectorAll("article img")].filter(image =>
+        Math.abs(image.width / image.height * image.naturalHeight / image.naturalWidth - 1) > 0.02).map(image => image.alt)"""
+    assert seen.page.evaluate(stretched) == []
+    assert seen.page.evaluate(FAINT) == []
+
+
+# The texts of a page that stand out from their ground by less than 4.5 to 1 (WCAG 2, level AA).
+FAINT = """() => {
+    const channels = color => (color.match(/[\\d.]+/g) ?? []).map(Number);
+    const luminance = color => {
+        const [r, g, b] = channels(color).slice(0, 3)
+            .map(c => c / 255).map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+    };
+    const ground = element => {
+        for (let e = element; e; e = e.parentElement) {
+            const color = getComputedStyle(e).backgroundColor;
+            if ((channels(color)[3] ?? 1) > 0) return color;
+        }
+        return "rgb(255, 255, 255)";
+    };
+    const faint = element => {
+        const [a, b] = [getComputedStyle(element).color, ground(element)].map(luminance).sort((x, y) => x - y);
+        return (b + 0.05) / (a + 0.05) < 4.5;
+    };
+    const texts = document.querySelectorAll("article :is(p, li, td, th, h1, h2, h3, figcaption span, summary, pre)");
+    return [...texts].filter(element => element.innerText.trim() && faint(element)).map(e => e.innerText.slice(0, 80));
+}"""
+
+
+@pytest.mark.parametrize("name", [*(f"book/{name}" for name in CHAPTERS), "index", "search", "genindex"])
+def test_links_and_anchors_lead_somewhere(html, name):
+    page = html / f"{name}.html"
+    soup = BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser")
+    for link in soup.select("a[href]"):
+        target, anchor = urldefrag(urljoin(page.as_uri(), link["href"]))
+        if target.startswith("file:"):
+            file = Path(unquote(target.removeprefix("file://")))
+            assert file.exists(), link
+            if anchor and file.suffix == ".html":
+                there = BeautifulSoup(file.read_text(encoding="utf-8"), "html.parser")
+                assert there.find(id=unquote(anchor)), link
+        else:
+            assert re.match("https://|mailto:", target), link
+
+
+@chapters
+def test_the_rocket_opens_the_notebook_in_colab(visit, name):
+    owner = address().removeprefix("https://github.com/")
+    links = visit(name).page.eval_on_selector_all("a[href*='colab.research.google.com']", "found => found.map(a => a.href)")
+    assert set(links) == {f"https://colab.research.google.com/github/{owner}/blob/main/book/{name}.ipynb"}
+
+
+def test_the_first_page_leads_into_the_book(browser, html):
+    seen = Visit(browser, (html / "index.html").as_uri())
+    seen.page.wait_for_url(f"**/book/{CHAPTERS[0]}.html")
+
+
+def test_search_finds_a_word(browser, html):
+    seen = Visit(browser, (html / "search.html").as_uri() + "?q=anticorrelated")
+    results = seen.page.locator("#search-results li a")
+    results.first.wait_for()
+    assert any(f"book/{CHAPTERS[0]}.html" in link.get_attribute("href") for link in results.all())
+    assert seen.asked == []
+
+
+def test_it_carries_only_what_pages_load(html):
+    assert not list(html.rglob("*.map"))
+    assert sum(path.stat().st_size for path in (html / "_static" / "mathjax").rglob("*") if path.is_file()) < 3e6

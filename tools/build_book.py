@@ -1,0 +1,61 @@
+"""Build the pages from the executed notebooks, into _build/html (or FOLDER/_build/html).
+
+    python tools/build_book.py [FOLDER]
+
+Always from nothing, which takes seconds: what is left of an earlier build repeats warnings that were cured, and keeps
+pages that are gone. Any warning stops it.
+"""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from notebooks import BOOK, ROOT, in_sync, listed
+
+# What a page loads of MathJax; the package brings twenty times as much.
+MATHJAX = ("tex-chtml.js", "output/chtml/fonts/woff-v2", "input/tex/extensions")
+
+
+def stale():
+    """A sentence for each chapter whose notebook is missing or not made from its text as it is now."""
+    for name in listed():
+        if not (BOOK / f"{name}.ipynb").exists() or not in_sync(name):
+            yield f"book/{name}.ipynb is not what book/{name}.md says now. Way out: make notebooks"
+
+
+def prune(html):
+    """Delete what no page loads: most of MathJax, and the maps that lead from packed scripts to their sources."""
+    mathjax, kept = html / "_static" / "mathjax", html / "_static" / "kept"
+    for part in MATHJAX:
+        (kept / part).parent.mkdir(parents=True, exist_ok=True)
+        (mathjax / part).rename(kept / part)
+    shutil.rmtree(mathjax)
+    kept.rename(mathjax)
+    for file in html.rglob("*.map"):
+        file.unlink()
+
+
+def build(folder=ROOT):
+    """Build the book below the folder, and return its first page. Raises RuntimeError with Sphinx's words if it warns."""
+    made = folder / "_build"
+    for old in (made / "html", made / ".doctrees"):
+        shutil.rmtree(old, ignore_errors=True)
+    jupyter_book = Path(sys.executable).with_name("jupyter-book")
+    command = [jupyter_book, "build", ROOT, "--path-output", folder, "-W", "-n", "--keep-going", "-q"]
+    said = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if said.returncode:
+        raise RuntimeError(f"the book was not built:\n{said.stdout}")
+    prune(made / "html")
+    return made / "html" / "index.html"
+
+
+def main():
+    troubles = list(stale())
+    if troubles:
+        sys.exit("\n".join(troubles))
+    build(*(Path(folder).resolve() for folder in sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+"""Execute chapters: read book/NAME.md, run it, write book/NAME.ipynb.
+
+    python tools/notebooks.py            # all chapters
+    python tools/notebooks.py NAME ...   # these
+
+A second run writes the same bytes. A chapter that fails, or that prints to stderr, is reported with the cell, and
+its .ipynb stays as it was. With ANTIPGD_SCALE=full the notebooks go to _build/full/, because the ones in book/
+are what the tests run again, at the quick scale.
+"""
+
+import argparse
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+import jupytext
+import nbformat
+import yaml
+from ipykernel.kernelspec import RESOURCES, get_kernel_dict
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import AsyncKernelManager
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+ROOT = Path(__file__).resolve().parents[1]
+BOOK = ROOT / "book"
+AT_ONCE = 2
+KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
+FOLDED = {
+    "hide-input": {"cellView": "form", "jupyter": {"source_hidden": True}},
+    "hide-cell": {"cellView": "form", "jupyter": {"source_hidden": True, "outputs_hidden": True}},
+}
+
+
+class ThisInterpreter(AsyncKernelManager):
+    """Starts kernels with the interpreter that runs this program, whatever kernels are registered elsewhere."""
+
+    @property
+    def kernel_spec(self):
+        return KernelSpec(resource_dir=RESOURCES, **get_kernel_dict())
+
+
+def listed():
+    """The names of the book's chapters, in the order of _toc.yml."""
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
+    return [Path(file).stem for file in [toc["root"], *(entry["file"] for entry in toc.get("chapters", []))]]
+
+
+def read(path):
+    """The chapter's text as a notebook without outputs; its cells have stable ids, and Jupyter and Colab fold them."""
+    notebook = jupytext.read(path, fmt="md:myst")
+    notebook.metadata = nbformat.from_dict({"kernelspec": KERNELSPEC})
+    for number, cell in enumerate(notebook.cells, start=1):
+        cell.id = f"cell-{number}"
+        for tag in cell.metadata.get("tags", ()):
+            cell.metadata.update(nbformat.from_dict(FOLDED.get(tag, {})))
+    notebook.nbformat, notebook.nbformat_minor = 4, 5
+    return notebook
+
+
+def content(notebook):
+    """What a text and its notebook have in common: type, source and tags of all cells."""
+    return [(cell.cell_type, cell.source, cell.metadata.get("tags", [])) for cell in notebook.cells]
+
+
+def in_sync(name):
+    """Whether book/NAME.ipynb was made from book/NAME.md as it is now."""
+    notebook = nbformat.read(BOOK / f"{name}.ipynb", as_version=4)
+    return content(notebook) == content(read(BOOK / f"{name}.md"))
+
+
+def merged(outputs):
+    """The outputs with each run of text on one stream in one piece; how it arrives cut up depends on the clock."""
+    whole = []
+    for output in outputs:
+        before = whole[-1] if whole else {}
+        if output.output_type == "stream" and output.name == before.get("name"):
+            before.text += output.text
+        else:
+            whole.append(output)
+    return whole
+
+
+async def execute(notebook, folder):
+    """Run all cells in a fresh kernel of this environment, in the folder. Raises CellExecutionError for one that fails."""
+    client = NotebookClient(
+        notebook,
+        kernel_manager_class=ThisInterpreter,
+        resources={"metadata": {"path": str(folder)}},
+        record_timing=False,
+        store_widget_state=False,
+    )
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # sums of several threads differ in their last digits
+    await client.async_execute(env=one_thread)
+    notebook.metadata.pop("language_info")  # holds the version of Python
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = merged(cell.outputs)
+
+
+def write(notebook, path):
+    """Write the notebook in one step, so that nobody ever reads half of it."""
+    nbformat.validate(notebook)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = path.with_suffix(".part")
+    half.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8")
+    half.replace(path)
+
+
+def complaint(notebook, error):
+    """What went wrong in which cell, in words; None where all is well. error: what ended the execution, if anything did."""
+    for number, cell in enumerate(notebook.cells, start=1):
+        for output in cell.get("outputs", ()):
+            if output.output_type == "error":
+                return f"cell {number}: {error}"
+            if output.get("name") == "stderr":
+                return f"cell {number} printed to stderr:\n\n{cell.source}\n\n{output.text}"
+    return None
+
+
+async def make(source, target, turns):
+    """Execute one chapter and write its notebook; the complaint where that fails, else None."""
+    notebook, error = read(source), None
+    async with turns:
+        try:
+            await execute(notebook, source.parent)
+        except CellExecutionError as failure:
+            error = failure
+    found = complaint(notebook, error)
+    if found is None:
+        write(notebook, target)
+        print(f"{source.stem}: executed")
+    else:
+        print(f"{source.stem}: {found}", file=sys.stderr)
+    return found
+
+
+async def make_all(sources, folder):
+    """Execute the chapters, two at a time, into the folder. Returns whether all went well."""
+    turns = asyncio.Semaphore(AT_ONCE)
+    found = await asyncio.gather(*(make(source, folder / f"{source.stem}.ipynb", turns) for source in sources))
+    return not any(found)
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="a chapter: book/NAME.md; all of them by default")
+    names = parser.parse_args(arguments).names
+    sources = [BOOK / f"{name}.md" for name in names] or sorted(BOOK.glob("*.md"))
+    for source in sources:
+        if not source.exists():
+            parser.error(f"there is no book/{source.name}")
+    full = os.environ.get("ANTIPGD_SCALE", "quick") == "full"
+    folder = ROOT / "_build" / "full" if full else BOOK
+    return 0 if asyncio.run(make_all(sources, folder)) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
