@@ -169,9 +169,17 @@ def pgd_plateau(eta, d):
 # --- Theorem 3.1 and Corollary 3.1, Anti-PGD: it goes to the flat end ---------------------------------------------
 
 
-def anti_confined(D, d, sigma, eta):
-    """The hypothesis of the bounds below: ``eta (sqrt(D) + 2 sigma sqrt(d))^2 <= 1``."""
-    return eta * (math.sqrt(D) + 2 * sigma * math.sqrt(d)) ** 2 <= 1
+def anti_reach(D, d, sigma, *, drawn=False):
+    """An upper bound on |u_k| for all k, where ``anti_confined`` holds; it is attained.
+
+    drawn: xi_0 is drawn like the others; otherwise it is zero.
+    """
+    return math.sqrt(D) + (2 if drawn else 1) * sigma * math.sqrt(d)
+
+
+def anti_confined(D, d, sigma, eta, *, drawn=False):
+    """The hypothesis of the bounds below: noise no longer than the start, and ``eta`` times the squared reach at most 1."""
+    return sigma * math.sqrt(d) <= math.sqrt(D) and eta * anti_reach(D, d, sigma, drawn=drawn) ** 2 <= 1
 
 
 def anti_moment_bound(k, D, d, sigma, eta):
