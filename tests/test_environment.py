@@ -12,9 +12,8 @@ import yaml
 from packaging.requirements import Requirement
 
 from check_environment import LOCK, locked, python_trouble
-from project import PROJECT
+from project import PROJECT, ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 REQUIRED = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["book"]]
 
 

@@ -20,7 +20,9 @@ kernelspec:
   name: python3
 ---
 """
-CHAPTER = HEADER + """
+CHAPTER = (
+    HEADER
+    + """
 # A small chapter
 
 ```{code-cell} ipython3
@@ -42,6 +44,7 @@ from tqdm import trange
 value = 1
 ```
 """.replace("PREFIX", repr(sys.prefix))
+)
 
 
 @pytest.fixture

@@ -2,27 +2,25 @@
 
 import json
 import re
-from pathlib import Path
 
 import nbformat
 import pytest
 
 import notebooks
-from project import PROJECT
+from project import PROJECT, ROOT
 from set_repository import address
 
-ROOT = Path(__file__).resolve().parents[1]
 CHAPTERS = notebooks.listed()
 PAGES = {"intro", "coverage", "differences"}  # these teach no section of the paper, and have no exercises
 SECTIONS = ["Where it stops holding", "Exercises", "Differs from the paper", "References"]
 
-COLAB = '''\
+COLAB = """\
 # Colab: installs the module that this book shares; does nothing where it is installed already.
 import importlib.util, subprocess, sys
 
 if importlib.util.find_spec("antipgd") is None:
     subprocess.check_call([sys.executable, "-m", "pip", "install", "-q", "--no-deps",
-                           "git+{address}@v{version}"])'''
+                           "git+{address}@v{version}"])"""
 
 FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 FORMULA = re.compile(r"\$\$.*?\$\$|\$[^$]+\$", re.DOTALL)

@@ -14,7 +14,10 @@ from set_repository import address
 CHAPTERS = listed()
 VIEWS = [(width, scheme) for width in (1280, 390) for scheme in ("light", "dark")]
 # sphinx-thebe, which the theme loads on every page, declares a name twice; and the theme reports an unset preference.
-KNOWN_COMPLAINTS = ("Identifier 'THEBE_JS_URL' has already been declared", "Got invalid theme mode: . Resetting to auto.")
+KNOWN_COMPLAINTS = (
+    "Identifier 'THEBE_JS_URL' has already been declared",
+    "Got invalid theme mode: . Resetting to auto.",
+)
 
 chapters = pytest.mark.parametrize("name", CHAPTERS)
 
@@ -74,8 +77,11 @@ def test_it_asks_nothing_of_the_network_and_complains_of_nothing(visit, name):
 @chapters
 def test_all_formulas_are_typeset(visit, name):
     page = visit(name).page
-    bare = "[...document.querySelectorAll('.math')].filter(e => !e.querySelector('mjx-container')).map(e => e.textContent)"
-    assert page.evaluate(bare) == []
+    assert (
+        page.evaluate("""[...document.querySelectorAll(".math")]
+        .filter(e => !e.querySelector("mjx-container")).map(e => e.textContent)""")
+        == []
+    )
     assert page.evaluate("[...document.querySelectorAll('mjx-merror')].map(e => e.title || e.textContent)") == []
     text = page.evaluate("""() => {
         const article = document.querySelector("article").cloneNode(true);
@@ -105,11 +111,16 @@ def test_it_fits_the_window_and_can_be_read(visit, name, width, scheme):
     seen = visit(name)
     seen.look(width, scheme)
     assert seen.page.evaluate("document.documentElement.scrollWidth") <= width
-    stretched = """[...document.querySelectorAll("article img")].filter(image =>
-        Math.abs(image.width / image.height * image.naturalHeight / image.naturalWidth - 1) > 0.02).map(image => image.alt)"""
-    assert seen.page.evaluate(stretched) == []
+    assert seen.page.evaluate(STRETCHED) == []
     assert seen.page.evaluate(FAINT) == []
 
+
+STRETCHED = """() => {
+    const shape = (width, height) => width / height;
+    const stretch = image => shape(image.width, image.height) / shape(image.naturalWidth, image.naturalHeight);
+    const images = [...document.querySelectorAll("article img")];
+    return images.filter(image => Math.abs(stretch(image) - 1) > 0.02).map(image => image.alt);
+}"""
 
 # The texts of a page that stand out from their ground by less than 4.5 to 1 (WCAG 2, level AA).
 FAINT = """() => {
@@ -154,8 +165,10 @@ def test_links_and_anchors_lead_somewhere(html, name):
 @chapters
 def test_the_rocket_opens_the_notebook_in_colab(visit, name):
     owner = address().removeprefix("https://github.com/")
-    links = visit(name).page.eval_on_selector_all("a[href*='colab.research.google.com']", "found => found.map(a => a.href)")
-    assert set(links) == {f"https://colab.research.google.com/github/{owner}/blob/main/book/{name}.ipynb"}
+    links = visit(name).page.locator("a[href*='colab.research.google.com']").all()
+    assert {link.get_attribute("href") for link in links} == {
+        f"https://colab.research.google.com/github/{owner}/blob/main/book/{name}.ipynb"
+    }
 
 
 def test_the_first_page_leads_into_the_book(browser, html):

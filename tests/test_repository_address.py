@@ -9,10 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from project import PROJECT
+from project import PROJECT, ROOT
 from set_repository import address
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def everything(folder):

@@ -37,7 +37,7 @@ def prune(html):
 
 
 def build(folder=ROOT):
-    """Build the book below the folder, and return its first page. Raises RuntimeError with Sphinx's words if it warns."""
+    """Build the book below the folder, and return its first page. RuntimeError with Sphinx's words where it warns."""
     made = folder / "_build"
     for old in (made / "html", made / ".doctrees"):
         shutil.rmtree(old, ignore_errors=True)

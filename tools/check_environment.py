@@ -1,7 +1,7 @@
 """Say what is wrong with an environment, and the way out, before something else fails with a riddle.
 
-    python tools/check_environment.py python   # the interpreter, before anything is made (any Python 3 runs this)
-    python tools/check_environment.py          # the installed libraries
+python tools/check_environment.py python   # the interpreter, before anything is made (any Python 3 runs this)
+python tools/check_environment.py          # the installed libraries
 """
 
 import importlib
@@ -47,7 +47,7 @@ def pair_trouble():
         pair = " ".join("%s==%s" % (name, locked()[name]) for name in ("torch", "torchvision"))
         return (
             "torch and torchvision cannot be imported together: %s: %s\n" % (type(error).__name__, error)
-            + "Cause: each torchvision is compiled for one torch, and these two do not belong together, or one is broken.\n"
+            + "Cause: each torchvision is compiled for one torch, and these two do not fit, or one is broken.\n"
             + "Way out: %s -m pip install --force-reinstall --no-deps %s" % (sys.executable, pair)
         )
     return None

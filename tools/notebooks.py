@@ -83,7 +83,7 @@ def merged(outputs):
 
 
 async def execute(notebook, folder):
-    """Run all cells in a fresh kernel of this environment, in the folder. Raises CellExecutionError for one that fails."""
+    """Run all cells in a fresh kernel, in the folder. Raises CellExecutionError for one that fails."""
     client = NotebookClient(
         notebook,
         kernel_manager_class=ThisInterpreter,
@@ -109,7 +109,10 @@ def write(notebook, path):
 
 
 def complaint(notebook, error):
-    """What went wrong in which cell, in words; None where all is well. error: what ended the execution, if anything did."""
+    """What went wrong in which cell, in words; None where all is well.
+
+    error: what ended the execution, if anything did.
+    """
     for number, cell in enumerate(notebook.cells, start=1):
         for output in cell.get("outputs", ()):
             if output.output_type == "error":

@@ -1,4 +1,7 @@
-"""Change the repository's address wherever it stands: python tools/set_repository.py https://github.com/NAME/REPOSITORY"""
+"""Change the repository's address wherever it stands.
+
+python tools/set_repository.py https://github.com/NAME/REPOSITORY
+"""
 
 import re
 import sys
@@ -32,7 +35,7 @@ def replace_everywhere(old, new):
 
 def main():
     if len(sys.argv) != 2 or not ADDRESS.fullmatch(sys.argv[1]):
-        sys.exit("Give the repository's https address, such as https://github.com/NAME/REPOSITORY, without .git or slash.")
+        sys.exit("Give the repository's https address, such as https://github.com/NAME/REPOSITORY, without .git.")
     old, new = address(), sys.argv[1]
     print(f"{old} -> {new}: {replace_everywhere(old, new)} files changed")
 

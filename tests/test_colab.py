@@ -1,0 +1,98 @@
+"""A rehearsal of Colab: each notebook alone in an empty folder, in an environment that has torch and lacks the module.
+
+A local repository with the working tree, under the tag that the notebooks name, stands in for the published one.
+"""
+
+import asyncio
+import os
+import shutil
+import subprocess
+import sys
+
+import nbformat
+import pytest
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import AsyncKernelManager
+from nbclient import NotebookClient
+from project import PROJECT, ROOT, copy_tree
+
+from compare import same
+from notebooks import BOOK, listed, merged
+from set_repository import address
+
+VERSIONS = "import matplotlib, numpy, torch\nprint(torch.__version__, numpy.__version__, matplotlib.__version__)"
+
+
+@pytest.fixture(scope="module")
+def colab(tmp_path_factory):
+    """The interpreter of a new environment: what the module needs, in the lock's versions, without the module."""
+    folder = tmp_path_factory.mktemp("colab")
+    uv = os.path.join(os.path.dirname(sys.executable), "uv")
+    python = folder / "environment" / "bin" / "python"
+    subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, folder / "environment"], check=True)
+    install = [uv, "pip", "install", "--quiet", "--python", python, "--constraint", ROOT / "requirements.lock"]
+    subprocess.run([*install, *PROJECT["dependencies"], "ipykernel", "pip"], check=True)
+    yield python
+    shutil.rmtree(folder / "environment")  # gigabytes
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """Variables that make git find a local repository with the working tree where the notebooks look for the module."""
+    folder = copy_tree(tmp_path_factory.mktemp("published") / "work")
+    git = ["git", "-C", folder, "-c", "user.name=author", "-c", "user.email=author@example.org"]
+    for command in ("init --quiet", "add --all", "commit --quiet --message tree", f"tag v{PROJECT['version']}"):
+        subprocess.run([*git, *command.split()], check=True)
+    bare = folder.with_name("bare.git")
+    subprocess.run(["git", "clone", "--quiet", "--bare", folder, bare], check=True)
+    instead = f"url.{bare.as_uri()}.insteadOf"
+    return {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": instead, "GIT_CONFIG_VALUE_0": address()}
+
+
+def rehearse(notebook, python, folder, variables):
+    """Execute the notebook with this interpreter in this folder, as Colab would."""
+
+    class Kernel(AsyncKernelManager):
+        @property
+        def kernel_spec(self):
+            return KernelSpec(argv=[str(python), "-m", "ipykernel_launcher", "-f", "{connection_file}"])
+
+    ours = ("PYTHONPATH", "VIRTUAL_ENV", "ANTIPGD_SCALE")
+    away = {name: value for name, value in os.environ.items() if name not in ours}
+    client = NotebookClient(notebook, kernel_manager_class=Kernel, resources={"metadata": {"path": str(folder)}})
+    asyncio.run(client.async_execute(env={**away, **variables}))
+
+
+def texts(cell):
+    """What a code cell puts out, without pictures: a list of texts by their kind."""
+    return [
+        {"stream": output.text}
+        if output.output_type == "stream"
+        else {kind: text for kind, text in output.data.items() if not kind.startswith("image/")}
+        for output in merged(cell.outputs)
+    ]
+
+
+def agree(stored, found):
+    """Whether two lists of texts by their kind say the same."""
+    return [texts.keys() for texts in stored] == [texts.keys() for texts in found] and all(
+        same(texts[kind], others[kind]) for texts, others in zip(stored, found) for kind in texts
+    )
+
+
+@pytest.mark.parametrize("name", listed())
+def test_the_notebook_runs_in_colab_and_says_the_same(name, colab, published, tmp_path):
+    versions = subprocess.run([colab, "-c", VERSIONS], check=True, stdout=subprocess.PIPE, text=True).stdout
+    stored = nbformat.read(BOOK / f"{name}.ipynb", as_version=4)
+    notebook = nbformat.from_dict(stored)
+    where = "import sys, antipgd\nprint(sys.prefix)\nprint(antipgd.__file__)"
+    notebook.cells += [nbformat.v4.new_code_cell(VERSIONS), nbformat.v4.new_code_cell(where)]
+    rehearse(notebook, colab, tmp_path, published)
+
+    *cells, after, place = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert texts(after) == [{"stream": versions}]  # Colab's own libraries stay as they are
+    environment = colab.parents[1]
+    prefix, file = texts(place)[0]["stream"].split()
+    assert prefix == str(environment) and file.startswith(f"{environment}{os.sep}")
+    for cell, committed in zip(cells, [cell for cell in stored.cells if cell.cell_type == "code"]):
+        assert agree(texts(committed), texts(cell)), cell.source
