@@ -12,6 +12,14 @@ VERDICTS = {
     "not-reproduced": "did not come out here, and there is nothing to put in its place",
     "not-attempted": "not treated yet",
 }
+WORDS = {
+    "thm": "Theorem",
+    "lem": "Lemma",
+    "prop": "Proposition",
+    "cor": "Corollary",
+    "rem": "Remark",
+    "fig": "Figure",
+}
 
 
 def load():
@@ -28,13 +36,14 @@ def counts(claims):
 
 
 def label(name):
-    """"eq-24" as a reader would say it: "Equation (24)"."""
+    """"eq-24" as a reader would say it: "Equation (24)". "set-4-resnet" is "Section 4: resnet"."""
     kind, number = name.split("-", 1)
     if kind == "eq":
         return f"Equation ({number})"
-    words = {"thm": "Theorem", "lem": "Lemma", "prop": "Proposition", "cor": "Corollary", "rem": "Remark",
-             "fig": "Figure", "set": "Setting"}  # fmt: skip
-    return f"{words[kind]} {number}"
+    if kind == "set":
+        section, _, rest = number.partition("-")
+        return f"Section {section}: {rest.replace('-', ' ')}".removesuffix(": ")
+    return f"{WORDS[kind]} {number}"
 
 
 def evidence(claim, words):
@@ -45,11 +54,11 @@ def evidence(claim, words):
 def table(claims):
     """All claims as a Markdown table, one row each."""
     rows = [
-        f"| {evidence(claim, label(claim['id']))} | {claim['kind']} | {claim['paper']} "
-        f"| {claim['finding'] or claim['reason']} | {claim['verdict']} |"
+        f"| {evidence(claim, label(claim['id']))} | {claim['verdict']} | {claim['paper']} "
+        f"| {claim['finding'] or claim['reason']} |"
         for claim in claims
     ]
-    return "\n".join(["| element | kind | what the paper says | what we find | verdict |", "|---|---|---|---|---|", *rows])
+    return "\n".join(["| element | verdict | what the paper says | what we find |", "|---|---|---|---|", *rows])
 
 
 def differences(claims):

@@ -10,6 +10,8 @@ import math
 import torch
 from scipy import integrate, stats
 
+from antipgd.noise import check_law
+
 # --- Section 2.1 and appendix A: the smoothed loss ---------------------------------------------------------------
 
 
@@ -35,8 +37,9 @@ def step_variance(H, T, Q, eta, sigma, law):
     """Conditional variance of one coordinate of an Anti-PGD step given z, up to eta^2 O(sigma^6). Corrects (24).
 
     H: (d,), T: (d, d), Q: (d, d, d), the derivatives at z of that coordinate of the gradient, of order 1 to 3.
-    law: a name in ``KURTOSIS``; all are symmetric. PGD's own variance is sigma^2 exactly, equation (23).
+    law: a noise law of ``noise.py``; all are symmetric. PGD's own variance is sigma^2 exactly, equation (23).
     """
+    check_law(law)
     excess = KURTOSIS[law] - 3
     from_T = T.square().sum() / 2 + excess / 4 * T.diagonal().square().sum()
     from_HQ = torch.einsum("j,jkk->", H, Q) + excess / 3 * torch.einsum("j,jjj->", H, Q)

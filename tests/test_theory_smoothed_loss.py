@@ -110,3 +110,8 @@ def test_every_law_of_the_noise_has_its_kurtosis():
     for law, kurtosis in theory.KURTOSIS.items():
         nodes, weights = RULES[law]
         assert weights @ nodes**4 == pytest.approx(kurtosis, rel=1e-12)
+
+
+def test_variance_of_an_unknown_law_is_refused():
+    with pytest.raises(ValueError, match="Unknown noise law 'cauchy'"):
+        theory.step_variance(torch.ones(2), torch.ones(2, 2), torch.ones(2, 2, 2), 0.1, 0.1, "cauchy")
