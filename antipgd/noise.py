@@ -88,6 +88,8 @@ class CorrelatedNoise:
             "noise_step": 0,
         }
         check_group(self._defaults)
+        # Plain floats: a checkpoint that holds numpy's does not load with weights_only=True.
+        self._defaults.update(sigma=float(sigma), cancel=float(cancel))
         for group in optimizer.param_groups:
             check_group({**self._defaults, **group})
         warn_of_half_precision(optimizer)
@@ -126,7 +128,10 @@ class CorrelatedNoise:
                     p.copy_(w)
 
     def detach(self):
-        """Take the noise off: the weights move to z, and the optimizer is as it was before the noise came."""
+        """Take the noise off: the weights move to z, and the optimizer is a plain one again.
+
+        A sigma or cancel of a group's own goes with the rest: give it again before attaching anew.
+        """
         if self._away:
             raise RuntimeError("The weights stand at z for the moment: leave the at_z() block before detach().")
         self._take_back(self._outstanding())

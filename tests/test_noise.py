@@ -508,7 +508,9 @@ def draws_of(seed, n=100_000):
 
 
 @pytest.mark.parametrize(
-    "seed, place", [(0, (1, 0, 1)), (0, (1, 1, 0)), (0, (2, 0, 0)), (1, (1, 0, 0))], ids=["param", "group", "step", "seed"]
+    "seed, place",
+    [(0, (1, 0, 1)), (0, (1, 1, 0)), (0, (2, 0, 0)), (1, (1, 0, 0))],
+    ids=["parameter", "group", "step", "seed"],
 )
 def test_draws_are_independent_across_parameters_groups_steps_and_seeds(seed, place):
     a, b = draws_of(0)[1, 0, 0], draws_of(seed)[place]
@@ -909,3 +911,12 @@ def test_full_precision_does_not_warn(dtype):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         AntiPGD(SGD([resting(dtype=dtype)], lr=0.1), 0.1)
+
+
+def test_checkpoint_with_a_sigma_from_numpy_loads_safely(tmp_path):
+    weight = torch.nn.Parameter(torch.zeros(3))
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    AntiPGD(optimizer, np.logspace(-2, -1, 3)[1])
+    torch.save(optimizer.state_dict(), tmp_path / "checkpoint.pt")
+    loaded = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert loaded["param_groups"][0]["sigma"] == pytest.approx(10**-1.5)

@@ -1,0 +1,133 @@
+"""The predictions of Theorem 3.1 against exact means over sign patterns, symbolic algebra, and simulations."""
+
+import math
+
+import numpy as np
+import pytest
+import sympy
+import torch
+from scipy import integrate
+
+from antipgd import theory
+from antipgd.dynamics import anti_pgd, log_spaced, pgd, run
+from antipgd.landscapes import WideningValley
+
+SIGNS = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * 4)  # three coordinates of u, and v
+
+
+def floor(d):
+    return torch.cat([torch.full((d,), d**-0.5), torch.zeros(1)]).double().reshape(1, 1, -1)
+
+
+def drifts(alpha, sigma, points=200):
+    """The change of |u|^2 - 4/3 v^2 in one PGD step, (points, 16 sign patterns), inside the domain; d = 3, D = 1."""
+    generator = torch.Generator().manual_seed(0)
+    U = alpha * (1 / alpha**2) ** torch.rand(points, 1, generator=generator, dtype=torch.float64)
+    v = 2 * sigma / alpha**2 * (2 * torch.rand(points, 1, generator=generator, dtype=torch.float64) - 1)
+    v[0] = 0  # here the bound on the drift is attained
+    u = torch.nn.functional.normalize(torch.randn(points, 3, generator=generator, dtype=torch.float64)) * U.sqrt()
+    w = torch.cat([u, v], dim=1)
+    after = (w - alpha / 2 * WideningValley(3).gradient(w))[:, None] + sigma * SIGNS
+    height = lambda w: w[..., :-1].square().sum(-1) - 4 / 3 * w[..., -1].square()
+    return height(after) - height(w)[:, None]
+
+
+@pytest.mark.parametrize("alpha", [0.25, 0.5, 0.9])
+@pytest.mark.parametrize("part", [0.01, 1.0])
+def test_pgd_drifts_outwards_and_its_supermartingale_falls(alpha, part):
+    sigma = math.sqrt(part * alpha**3 / 2)
+    change = drifts(alpha, sigma)
+    assert change.mean(1).min().item() == pytest.approx(theory.pgd_drift(3, sigma), rel=1e-9)
+    theta = -math.log(theory.pgd_left_exit_bound(alpha, 1.0, 3, sigma)) / (1 - alpha)
+    assert (-theta * change).exp().mean(1).max() <= 1
+
+
+def test_bound_on_the_exit_time_is_optional_stopping():
+    alpha, d, sigma = 0.5, 5, 0.1
+    highest = (math.sqrt(1 / alpha) + sigma * math.sqrt(d)) ** 2
+    assert theory.pgd_drift(d, sigma) * theory.pgd_exit_time_bound(alpha, 1.0, d, sigma) == pytest.approx(highest - 1)
+
+
+def test_dimension_is_where_the_bound_reaches_p():
+    alpha, sigma = 0.3, 0.02
+    delta = 64 * sigma**2 / (9 * alpha**3)
+    d = theory.pgd_dimension(alpha, 0.05, delta=delta)
+    assert theory.pgd_left_exit_bound(alpha, 1.0, d, sigma) == pytest.approx(0.05, rel=1e-12)
+
+
+def test_exit_probability_and_stationary_law_solve_the_equations_of_the_diffusion():
+    U, d, eta = sympy.symbols("U d eta", positive=True)
+    drift, half_square = d - 1 / (1 - eta * U / 2), 2 * U  # in units of sigma^2
+    scale = U ** (-(d - 1) / 2) / sympy.sqrt(1 - eta * U / 2)
+    assert sympy.simplify((half_square * sympy.diff(scale, U) + drift * scale) / scale) == 0
+    alpha, numbers = 0.4, {d: 5, eta: 0.2}
+    slope = sympy.lambdify(U, scale.subs(numbers))
+    right, whole = (integrate.quad(slope, low, 1 / alpha)[0] for low in (1, alpha))
+    assert theory.pgd_left_exit_diffusion(alpha, 1, 5, 0.2) == pytest.approx(right / whole, rel=1e-9)
+    law = theory.pgd_stationary(0.2, 5)
+    flux = lambda x: 2 * x * law.pdf(x)
+    for x in (1.0, 5.0, 9.0):
+        step = 1e-4
+        assert (flux(x + step) - flux(x - step)) / (2 * step) == pytest.approx((5 - 1 / (1 - 0.1 * x)) * law.pdf(x), rel=1e-6)
+    assert theory.pgd_plateau(0.2, 5) == pytest.approx(law.mean(), rel=1e-12)
+
+
+def test_pgd_stays_where_the_stationary_law_says():
+    d, eta, sigma = 5, 0.25, 0.02
+    out = run(WideningValley(d), floor(d) * math.sqrt(theory.pgd_plateau(eta, d)), [pgd(eta, sigma)], 16_000,
+              seeds=range(20), law="rademacher", record=torch.arange(4000, 16_001, 200))  # fmt: skip
+    means = out.w[:, :, 0, :-1].square().sum(-1).mean(0)
+    z = (means.mean() - theory.pgd_plateau(eta, d)) / (means.std() / math.sqrt(len(means)))
+    assert abs(z) < 4
+
+
+@pytest.mark.parametrize("drawn", [False, True])
+def test_reach_is_attained_and_confines(drawn):
+    """The worst signs: the drawn first noise points against u_0, and the noise of the next step along it."""
+    d, sigma, eta = 4, 0.1, 0.25
+    w0, worst = floor(d)[0, 0], sigma * torch.ones(d + 1, dtype=torch.float64)
+    first = -worst if drawn else torch.zeros_like(worst)
+    w = w0 - eta * WideningValley(d).gradient(w0) + worst - first
+    assert w[:-1].norm().item() == pytest.approx(theory.anti_reach(1, d, sigma, drawn=drawn), rel=1e-12)
+    edge = 1 / theory.anti_reach(1, d, sigma, drawn=drawn) ** 2
+    assert theory.anti_confined(1, d, sigma, 0.999 * edge, drawn=drawn)
+    assert not theory.anti_confined(1, d, sigma, 1.001 * edge, drawn=drawn)
+    assert not theory.anti_confined(1, d, 1.01 / math.sqrt(d), 1e-9, drawn=drawn)  # noise longer than the start
+
+
+def test_anti_pgd_keeps_its_bounds_and_ends_at_the_limits():
+    alpha, d = 0.6, 5
+    eta, sigma = alpha / 2, math.sqrt(alpha / (2 * d))
+    record = torch.unique(torch.cat([log_spaced(1500), torch.arange(500, 1500, 10)]))[1:]
+    out = run(WideningValley(d), floor(d), [anti_pgd(eta, sigma)], 1500, seeds=range(40), law="rademacher", record=record)
+    u, v = out.w[:, :, 0, :-1], out.w[:, :, 0, -1]
+    U = u.square().sum(-1)
+    assert v.abs().max() <= 2 * sigma + 1e-6 and u.norm(dim=-1).max() <= theory.anti_reach(1, d, sigma) + 1e-6
+    error = U.std(1) / math.sqrt(U.shape[1])
+    bound = torch.tensor([theory.anti_moment_bound(k, 1, d, sigma, eta) for k in record.tolist()])
+    assert ((U.mean(1) - bound) < 4 * error).all()
+    late = record >= 500
+    for values, lower, upper in (
+        (U[late].mean(0), d * sigma**2, theory.anti_moment_limit(d, sigma, eta)),
+        ((d * v.square() + U)[late].mean(0), 2 * d * sigma**2, theory.anti_trace_limit(d, sigma, eta)),
+    ):
+        error = values.std() / math.sqrt(len(values))
+        assert lower - 4 * error < values.mean() < upper + 4 * error
+
+
+def test_moment_bound_covers_all_of_its_terms():
+    """At k = 1 nothing has decayed: the bound is (sqrt(D) + sigma sqrt(d))^2 + d sigma^2."""
+    D, d, sigma = 2.0, 3, 0.1
+    expected = (math.sqrt(D) + sigma * math.sqrt(d)) ** 2 + d * sigma**2
+    assert theory.anti_moment_bound(1, D, d, sigma, 0.1) == pytest.approx(expected, rel=1e-12)
+
+
+def test_length_decays_at_the_predicted_rate():
+    """With small noise the noise-free part of |u|^2 falls as exp(-k / decay time) before the floor d sigma^2 is near."""
+    d, eta, sigma = 20, 0.1, 0.02
+    record = [2000, 10_000]
+    out = run(WideningValley(d), floor(d), [anti_pgd(eta, sigma)], 10_000, seeds=range(10), law="rademacher", record=record)
+    logs = out.z[:, :, 0, :-1].square().sum(-1).log()
+    slopes = ((logs[1] - logs[0]) / 8000).numpy()
+    predicted = -1 / theory.anti_decay_time(sigma, eta)
+    assert np.allclose(slopes.mean(), predicted, rtol=0.05)
