@@ -12,7 +12,7 @@ import torch
 from scipy import stats
 from tqdm import tqdm
 
-from antipgd.noise import check_group, draw, keyed_seed
+from antipgd.noise import check_group, check_law, draw, keyed_seed
 
 BLOCK = 64  # steps whose noise is drawn in one call; a part of what a seed means, so not a parameter
 LONG_WORK = 5e9  # coordinate updates: from here on a progress bar is shown
@@ -98,6 +98,7 @@ def run(landscape, w0, methods, steps, *, seeds, law="gaussian", record=None):
     Raises ValueError where a method needs data (minibatches, label noise) and the landscape has none.
     """
     seeds, methods = list(seeds), list(methods)
+    check_law(law)
     check_run(landscape, w0, methods, steps, seeds)
     record = log_spaced(steps) if record is None else torch.as_tensor(record)
     check_record(record, steps)
@@ -190,7 +191,8 @@ class Stepper:
     def _minibatches(self, size):
         """Weights of the residuals, (BLOCK, seeds, 1, samples): samples/size on a random minibatch and 0 elsewhere."""
         samples = self.landscape.samples
-        order = torch.stack([torch.rand(BLOCK, 1, samples, generator=g) for g in self.generators[minibatches(size)]], dim=1)
+        generators = self.generators[minibatches(size)]
+        order = torch.stack([torch.rand(BLOCK, 1, samples, generator=g) for g in generators], dim=1)
         chosen = order.topk(size, dim=-1).indices
         weights = torch.zeros_like(order, dtype=self.like["dtype"]).scatter_(-1, chosen, samples / size)
         return weights.to(self.like["device"])
@@ -288,9 +290,9 @@ class Trajectories:
 
 def descend(landscape, w, lr, steps):
     """Plain gradient descent from w, shape (..., dim); ``lr`` broadcasts against it. w itself is left alone."""
-    w = w.clone()
+    w, minus_lr = w.clone(), -torch.as_tensor(lr, dtype=w.dtype, device=w.device)
     for _ in range(steps):
-        w.addcmul_(-lr, landscape.gradient(w))
+        w.addcmul_(minus_lr, landscape.gradient(w))
     return w
 
 

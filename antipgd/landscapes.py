@@ -135,6 +135,7 @@ class QuadraticRegression(LeastSquares):
     def trace_gradient(self, w):
         return (4 * self._column_norms + 2 * (self._row_sums @ self.X)) * w / self.samples
 
+
 class LinearNetwork(LeastSquares):
     """One hidden linear unit: ``L(u, v) = |y - v X u|**2 / (2 M)`` (paper, equation 15).
 

@@ -628,3 +628,14 @@ def test_bad_numbers_are_refused(name, value):
 def test_bad_cancel_is_refused(cancel):
     with pytest.raises(ValueError, match=f"cancel is {cancel}.*between 0"):
         Method("", lr=0.1, sigma=0.1, cancel=cancel)
+
+
+def test_unknown_law_is_refused_also_where_nothing_draws():
+    with pytest.raises(ValueError, match="Unknown noise law 'cauchy'"):
+        run(WideningValley(1), torch.ones(2), [gd(0.1)], 1, seeds=[0], law="cauchy")
+
+
+def test_descend_takes_one_learning_rate_as_a_number():
+    valley, w = WideningValley(2), torch.tensor([[1.0, 0.5, 0.2], [0.3, -1.0, 0.4]], dtype=torch.float64)
+    close = torch.testing.assert_close
+    close(descend(valley, w, 0.1, 3), descend(valley, w, torch.tensor([[0.1]], dtype=torch.float64), 3))

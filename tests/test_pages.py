@@ -13,10 +13,12 @@ from set_repository import address
 
 CHAPTERS = listed()
 VIEWS = [(width, scheme) for width in (1280, 390) for scheme in ("light", "dark")]
-# sphinx-thebe, which the theme loads on every page, declares a name twice; and the theme reports an unset preference.
-KNOWN_COMPLAINTS = (
-    "Identifier 'THEBE_JS_URL' has already been declared",
-    "Got invalid theme mode: . Resetting to auto.",
+# sphinx-thebe, which the theme loads on every page, declares a name twice; the theme reports an unset preference; and
+# that of Python 3.10 asks for its fonts a second time, in a way that browsers refuse from disk.
+KNOWN_COMPLAINTS = re.compile(
+    "Identifier 'THEBE_JS_URL' has already been declared"
+    "|Got invalid theme mode: . Resetting to auto."
+    "|Access to font at 'file:.*/fontawesome/.*|Failed to load resource: net::ERR_FAILED"
 )
 
 chapters = pytest.mark.parametrize("name", CHAPTERS)
@@ -71,7 +73,7 @@ def visit(browser, html):
 def test_it_asks_nothing_of_the_network_and_complains_of_nothing(visit, name):
     seen = visit(name)
     assert seen.asked == []
-    assert [text for text in seen.complaints if text not in KNOWN_COMPLAINTS] == []
+    assert [text for text in seen.complaints if not KNOWN_COMPLAINTS.fullmatch(text)] == []
 
 
 @chapters

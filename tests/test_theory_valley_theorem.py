@@ -115,6 +115,19 @@ def test_anti_pgd_keeps_its_bounds_and_ends_at_the_limits():
         assert lower - 4 * error < values.mean() < upper + 4 * error
 
 
+def test_limits_are_the_fixed_points_of_the_contractions():
+    """In each step of the proof a moment m becomes at most (1 - (2 - 4x) x) m + 8 x^2 S, with x = eta sigma^2 or eta S."""
+    d, sigma, eta = 5, 0.2, 0.3
+    S = d * sigma**2
+    u, v = 1.0, 1.0
+    for _ in range(5000):
+        x, y = eta * sigma**2, eta * S
+        u = (1 - (2 - 4 * x) * x) * u + 8 * x**2 * S
+        v = (1 - (2 - 4 * y) * y) * v + 8 * y**2 * sigma**2
+    assert theory.anti_moment_limit(d, sigma, eta) == pytest.approx(u + S, rel=1e-10)
+    assert theory.anti_trace_limit(d, sigma, eta) == pytest.approx(u + S + d * (v + sigma**2), rel=1e-10)
+
+
 def test_moment_bound_covers_all_of_its_terms():
     """At k = 1 nothing has decayed: the bound is (sqrt(D) + sigma sqrt(d))^2 + d sigma^2."""
     D, d, sigma = 2.0, 3, 0.1
