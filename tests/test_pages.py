@@ -1,5 +1,6 @@
 """The finished pages in a browser, from disk and without a network: at two widths, light and dark."""
 
+import functools
 import re
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urljoin
@@ -148,18 +149,24 @@ FAINT = """() => {
 }"""
 
 
+@functools.cache
+def parsed(file):
+    """The links of a page, and the names that links can jump to."""
+    soup = BeautifulSoup(file.read_text(encoding="utf-8"), "html.parser")
+    return {link["href"] for link in soup.select("a[href]")}, {element["id"] for element in soup.select("[id]")}
+
+
 @pytest.mark.parametrize("name", [*(f"book/{name}" for name in CHAPTERS), "index", "search", "genindex"])
 def test_links_and_anchors_lead_somewhere(html, name):
     page = html / f"{name}.html"
-    soup = BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser")
-    for link in soup.select("a[href]"):
-        target, anchor = urldefrag(urljoin(page.as_uri(), link["href"]))
+    links, _ = parsed(page)
+    for link in links:
+        target, anchor = urldefrag(urljoin(page.as_uri(), link))
         if target.startswith("file:"):
             file = Path(unquote(target.removeprefix("file://")))
             assert file.exists(), link
             if anchor and file.suffix == ".html":
-                there = BeautifulSoup(file.read_text(encoding="utf-8"), "html.parser")
-                assert there.find(id=unquote(anchor)), link
+                assert unquote(anchor) in parsed(file)[1], link
         else:
             assert re.match("https://|mailto:", target), link
 
