@@ -20,6 +20,7 @@ from compare import same
 from notebooks import BOOK, listed, merged
 from set_repository import address
 
+BROUGHT = ("ipykernel", "pip", "scikit-learn", "sympy", "torchvision")  # what Colab has besides, and chapters use
 VERSIONS = "import matplotlib, numpy, torch\nprint(torch.__version__, numpy.__version__, matplotlib.__version__)"
 
 
@@ -31,7 +32,7 @@ def colab(tmp_path_factory):
     python = folder / "environment" / "bin" / "python"
     subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, folder / "environment"], check=True)
     install = [uv, "pip", "install", "--quiet", "--python", python, "--constraint", ROOT / "requirements.lock"]
-    subprocess.run([*install, *PROJECT["dependencies"], "ipykernel", "pip"], check=True)
+    subprocess.run([*install, *PROJECT["dependencies"], *BROUGHT], check=True)
     yield python
     shutil.rmtree(folder / "environment")  # gigabytes
 
