@@ -196,3 +196,17 @@ def test_search_finds_a_word(browser, html):
 def test_it_carries_only_what_pages_load(html):
     assert not list(html.rglob("*.map"))
     assert sum(path.stat().st_size for path in (html / "_static" / "mathjax").rglob("*") if path.is_file()) < 3e6
+
+
+def test_the_coverage_table_sorts_by_a_click_and_by_a_key(browser, html):
+    page = Visit(browser, (html / "book" / "coverage.html").as_uri()).page
+    column = "[...document.querySelectorAll('article table tbody tr')].map(row => row.cells[1].textContent.trim())"
+    header = page.locator("article table thead th").nth(1)
+    header.and_(page.locator("[aria-sort]")).wait_for()
+    before = page.evaluate(column)
+    header.click()
+    assert page.evaluate(column) == sorted(before) != before
+    assert header.get_attribute("aria-sort") == "ascending"
+    header.press("Enter")
+    assert page.evaluate(column) == sorted(before, reverse=True)
+    assert header.get_attribute("aria-sort") == "descending"
