@@ -96,4 +96,5 @@ def test_the_notebook_runs_in_colab_and_says_the_same(name, colab, published, tm
     prefix, file = texts(place)[0]["stream"].split()
     assert prefix == str(environment) and file.startswith(f"{environment}{os.sep}")
     for cell, committed in zip(cells, [cell for cell in stored.cells if cell.cell_type == "code"]):
-        assert agree(texts(committed), texts(cell)), cell.source
+        if "nbval-ignore-output" not in cell.metadata.get("tags", []):
+            assert agree(texts(committed), texts(cell)), cell.source
