@@ -36,13 +36,14 @@ def counts(claims):
 
 
 def label(name):
-    """"eq-24" as a reader would say it: "Equation (24)". "set-4-resnet" is "Section 4: resnet"."""
+    """An id as a reader would say it: "eq-24" is "Equation (24)", "set-4-resnet" is "Section 4: resnet"."""
     kind, number = name.split("-", 1)
     if kind == "eq":
         return f"Equation ({number})"
     if kind == "set":
         section, _, rest = number.partition("-")
-        return f"Section {section}: {rest.replace('-', ' ')}".removesuffix(": ")
+        what = f"setting {rest}" if rest.isdigit() else rest.replace("-", " ")
+        return f"Section {section}: {what}".removesuffix(": ")
     return f"{WORDS[kind]} {number}"
 
 

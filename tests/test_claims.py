@@ -109,3 +109,17 @@ def test_the_pages_show_every_row():
         differs = claim["verdict"] in ("caveat", "corrected", "not-reproduced")
         assert (f"**{claims.label(claim['id'])}**" in differences) == differs
     assert sum(claims.counts(CLAIMS).values()) == len(CLAIMS)
+
+
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("eq-24", "Equation (24)"),
+        ("thm-2.1", "Theorem 2.1"),
+        ("set-3.2", "Section 3.2"),
+        ("set-D.1-2", "Section D.1: setting 2"),
+        ("set-2.3-label-noise-loss", "Section 2.3: label noise loss"),
+    ],
+)
+def test_label(name, words):
+    assert claims.label(name) == words
