@@ -12,7 +12,7 @@ import torch
 from scipy import stats
 from tqdm import tqdm
 
-from antipgd.noise import check_group, check_law, draw, keyed_seed
+from antipgd.noise import check_law, check_noise, draw, keyed_seed
 
 BLOCK = 64  # steps whose noise is drawn in one call; a part of what a seed means, so not a parameter
 LONG_WORK = 5e9  # coordinate updates: from here on a progress bar is shown
@@ -44,7 +44,7 @@ class Method:
     trace_sigma: float = 0.0
 
     def __post_init__(self):
-        check_group({"sigma": self.sigma, "cancel": self.cancel, "noise_law": "gaussian", "noise_seed": 0})
+        check_noise(self.sigma, self.cancel)
         for name in ("lr", "label_sigma", "trace_sigma"):
             value = getattr(self, name)
             if not (np.isfinite(value) and value >= 0):
@@ -120,7 +120,7 @@ def run(landscape, w0, methods, steps, *, seeds, law="gaussian", record=None):
         ended = ~w.isfinite().all(-1) & (diverged_at < 0)
         if ended.any():
             stepper.locate_divergence(before, count, start, ended, diverged_at)
-    return Trajectories.ordered(landscape, methods, seeds, record, kept, diverged_at, stepper.order)
+    return Trajectories.ordered(landscape, methods, seeds, kept, diverged_at, stepper.order)
 
 
 def check_run(landscape, w0, methods, steps, seeds):
@@ -266,7 +266,7 @@ class Trajectories:
     diverged_at: torch.Tensor
 
     @classmethod
-    def ordered(cls, landscape, methods, seeds, record, kept, diverged_at, order):
+    def ordered(cls, landscape, methods, seeds, kept, diverged_at, order):
         """From snapshots in the stepper's order of methods to the caller's."""
         back = torch.tensor(order).argsort()
         steps = torch.tensor(sorted(kept))

@@ -265,8 +265,7 @@ def check_law(law):
         raise ValueError(f"Unknown noise law {law!r}. Choose one of: {', '.join(LAWS)}.")
 
 
-def check_group(group):
-    sigma, cancel, seed = group["sigma"], group["cancel"], group["noise_seed"]
+def check_noise(sigma, cancel):
     if not isinstance(sigma, (int, float)) or not math.isfinite(sigma) or sigma < 0:
         raise ValueError(
             f"sigma is {sigma!r}. It is the standard deviation of the noise on each weight: "
@@ -274,9 +273,14 @@ def check_group(group):
         )
     if not isinstance(cancel, (int, float)) or not 0 <= cancel <= 1:
         raise ValueError(f"cancel is {cancel!r}. It lies between 0 (PGD) and 1 (Anti-PGD).")
+
+
+def check_group(group):
+    check_noise(group["sigma"], group["cancel"])
+    check_law(group["noise_law"])
+    seed = group["noise_seed"]
     if not isinstance(seed, int) or not -(2**63) <= seed < 2**63:
         raise ValueError(f"seed is {seed!r}. It is an integer of at most 64 bits with its sign.")
-    check_law(group["noise_law"])
 
 
 def check_optimizer(optimizer):
