@@ -1,6 +1,12 @@
-"""What the chapters share: the scale at which they run, checks, and verdicts on the paper's statements."""
+"""What the chapters share: the scale at which they run, checks, tables, choices from a grid, verdicts."""
 
 import os
+from dataclasses import dataclass
+
+import torch
+from IPython.display import display
+
+from antipgd.claims import label
 
 SCALE = "ANTIPGD_SCALE"
 
@@ -17,6 +23,69 @@ def at_scale(*, quick, full):
     return values[scale]
 
 
+@dataclass(frozen=True)
+class Shown:
+    """An output with two faces: Markdown for the reader, and plain text for the comparison and for a terminal."""
+
+    plain: str
+    markdown: str
+
+    def __repr__(self):
+        return self.plain
+
+    def _repr_markdown_(self):
+        return self.markdown
+
+
+def table(head, rows):
+    """Show rows of values below their headings, as a table that a phone can scroll.
+
+    head: the headings. rows: a list of rows as long as the head; a float is shown with three digits, a string as it is
+    (in Markdown, formulas included). Raises ValueError for a row of another length.
+    """
+    for row in rows:
+        if len(row) != len(head):
+            raise ValueError(f"The table has {len(head)} columns, and a row has {len(row)}: {row!r}.")
+    cells = [[f"{value:.3g}" if isinstance(value, float) else str(value) for value in row] for row in rows]
+    lines = [" | ".join(row) for row in [[str(name) for name in head], *cells]]
+    rule = "|".join("---" for _ in head)
+    markdown = "\n".join(f"| {line} |" for line in [lines[0], rule, *lines[1:]])
+    display(Shown("\n".join(lines), markdown))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What ``choose`` found: the setting, its score, and the names of the grids on whose edge it lies."""
+
+    setting: dict
+    score: float
+    edges: tuple
+
+
+def choose(scores, *, edges="refuse", **grids):
+    """The setting with the lowest score on a grid, by the one rule of this book: an optimum lies inside its grid.
+
+    scores: shape (len of the first grid, len of the second, ...), a mean over what was set aside for choosing; lower is
+    better. grids: the increasing values along each axis, by name, in the order of the axes.
+    edges: "refuse" raises where the best lies on the edge of a grid; "say" returns it with the grids' names.
+
+    Raises ValueError for an edge, for a score that is not a number (a run that failed has the score infinity), and for
+    scores of another shape than the grids.
+    """
+    scores = torch.as_tensor(scores, dtype=torch.float64)
+    if scores.shape != tuple(len(grid) for grid in grids.values()):
+        raise ValueError(f"The scores have the shape {tuple(scores.shape)}, and the grids {[*map(len, grids.values())]}.")
+    if scores.isnan().any():
+        raise ValueError("A score is not a number: give a run that failed the score infinity.")
+    at = torch.unravel_index(scores.argmin(), scores.shape)
+    setting = {name: grid[i] for (name, grid), i in zip(grids.items(), at)}
+    on_edge = tuple(name for (name, grid), i in zip(grids.items(), at) if i in (0, len(grid) - 1))
+    if on_edge and edges == "refuse":
+        where = ", ".join(f"{name} = {setting[name]:g}" for name in on_edge)
+        raise ValueError(f"The best setting lies on the edge of its grid: {where}. Extend the grid beyond it.")
+    return Choice(setting, scores[at].item(), on_edge)
+
+
 def check(statement, condition):
     """Print ``holds: statement``, or raise AssertionError where the condition is false."""
     if not bool(condition):
@@ -25,12 +94,12 @@ def check(statement, condition):
 
 
 def claim(name, finding, *, printed, corrected=None, caveat=False):
-    """Print the verdict on one statement of the paper: ``[name] verdict: finding``.
+    """Show the verdict on one statement of the paper: ``[name] verdict: finding``.
 
-    name: its id in ``book/claims.yml``, such as "eq-24" or "thm-2.1". finding: what the cell found, in words.
-    printed: whether the statement holds as it is printed. corrected: whether our corrected statement holds, where
-    there is one. caveat: the printed statement holds, but the reader should know more (a hypothesis that is
-    needed, a slip that nothing depends on).
+    name: its id in ``book/claims.yml``, such as "eq-24" or "thm-2.1". finding: what the cell found, in words that can
+    be read alone, as Markdown: the coverage table repeats them. printed: whether the statement holds as it is printed.
+    corrected: whether our corrected statement holds, where there is one. caveat: whether what the reader should know
+    besides is so (a hypothesis that is needed, a slip that nothing depends on): a measured condition, not a constant.
 
     The verdict follows from these: holds; caveat; corrected (printed fails, ours holds); not-reproduced (printed
     fails and there is none to put in its place). Raises AssertionError where our own correction fails, and
@@ -47,4 +116,13 @@ def claim(name, finding, *, printed, corrected=None, caveat=False):
         verdict = "caveat" if caveat else "holds"
     else:
         verdict = "not-reproduced" if corrected is None else "corrected"
-    print(f"[{name}] {verdict}: {finding}")
+    display(Shown(f"[{name}] {verdict}: {finding}", f"> **{SAID[verdict]}:** {label(name)}. {finding}"))
+
+
+# How a verdict is said to a reader; the pages colour what begins with these words.
+SAID = {
+    "holds": "Holds",
+    "caveat": "Holds, with a caveat",
+    "corrected": "Corrected",
+    "not-reproduced": "Not reproduced",
+}

@@ -1,5 +1,6 @@
 """The coverage table: every element of the paper, where the book executes it, and what came out."""
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -23,10 +24,18 @@ WORDS = {
 
 
 def load():
-    """The entries of ``book/claims.yml``, in the reading order of the paper: a list of dictionaries."""
-    packaged = Path(__file__).parent / "claims.yml"  # where an installed package carries it
-    in_the_tree = Path(__file__).parents[1] / "book" / "claims.yml"
-    return yaml.safe_load((packaged if packaged.exists() else in_the_tree).read_text(encoding="utf-8"))
+    """The entries of ``book/claims.yml``, in the reading order of the paper: a list of dictionaries.
+
+    Each has, as "finding", the words that its cell put out ("" where nothing is executed): ``book/findings.json``.
+    """
+    found = json.loads(read("findings.json"))
+    return [{**claim, "finding": found.get(claim["id"], {}).get("finding", "")} for claim in yaml.safe_load(read("claims.yml"))]
+
+
+def read(name):
+    """The text of a file of the book that an installed package carries, too."""
+    packaged, in_the_tree = Path(__file__).parent / name, Path(__file__).parents[1] / "book" / name
+    return (packaged if packaged.exists() else in_the_tree).read_text(encoding="utf-8")
 
 
 def counts(claims):
@@ -36,10 +45,10 @@ def counts(claims):
 
 
 def label(name):
-    """An id as a reader would say it: "eq-24" is "Equation (24)", "set-4-resnet" is "Section 4: resnet"."""
+    """An id as a reader would say it: "eq-24" is "paper (24)", "set-4-resnet" is "Section 4: resnet"."""
     kind, number = name.split("-", 1)
     if kind == "eq":
-        return f"Equation ({number})"
+        return f"paper ({number})"
     if kind == "set":
         section, _, rest = number.partition("-")
         what = f"setting {rest}" if rest.isdigit() else rest.replace("-", " ")
@@ -70,31 +79,3 @@ def differences(claims):
         for claim in claims
         if claim["verdict"] in ("caveat", "corrected", "not-reproduced")
     )
-
-
-SORTABLE = """
-<style>th[aria-sort] { cursor: pointer; } th[aria-sort=ascending]::after { content: " ▲"; }
-th[aria-sort=descending]::after { content: " ▼"; }</style>
-<script>
-(() => {
-  const sort = (table, column, header) => {
-    const down = header.getAttribute("aria-sort") === "ascending";
-    for (const other of table.tHead.rows[0].cells) other.setAttribute("aria-sort", "none");
-    header.setAttribute("aria-sort", down ? "descending" : "ascending");
-    const text = row => row.cells[column].textContent.trim();
-    const rows = [...table.tBodies[0].rows].sort((a, b) => text(a).localeCompare(text(b), "en", { numeric: true }));
-    table.tBodies[0].append(...(down ? rows.reverse() : rows));
-  };
-  const prepare = () => document.querySelectorAll("table").forEach(table => {
-    if (!table.tHead || !table.tBodies.length) return;
-    [...table.tHead.rows[0].cells].forEach((header, column) => {
-      header.tabIndex = 0;
-      header.setAttribute("aria-sort", "none");
-      header.onclick = () => sort(table, column, header);
-      header.onkeydown = event => { if (event.key === "Enter") sort(table, column, header); };
-    });
-  });
-  document.readyState === "loading" ? document.addEventListener("DOMContentLoaded", prepare) : setTimeout(prepare);
-})();
-</script>
-"""

@@ -1,9 +1,13 @@
-"""One look for all figures: the same colour, marker and dash for a method through the whole book."""
+"""One look for all figures, and the summary by which tests see what a figure draws."""
 
 import sys
 
 import matplotlib as mpl
+import numpy as np
 import torch
+from matplotlib.collections import QuadMesh
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, told apart by all common kinds of colour vision; markers and dashes serve print and
 # whoever sees no colour at all.
@@ -16,6 +20,14 @@ METHODS = {
     "trace regularisation": ("#56B4E9", "P", ":"),
     "smoothing": ("#E69F00", "X", ":"),
 }
+# For whatever is not a method: laws, dimensions, places. The methods' colours are reserved for the methods.
+SERIES = [
+    ("#332288", "o", "-"),
+    ("#882255", "s", "--"),
+    ("#999933", "^", "-."),
+    ("#44AA99", "D", ":"),
+    ("#661100", "v", (0, (3, 1, 1, 1, 1, 1))),
+]
 THEORY = {"color": "#7F7F7F", "linestyle": (0, (4, 2)), "linewidth": 1.2}
 WIDTH = 6.4  # inches: the width of the text, at which the font sizes below are those of the text
 
@@ -48,6 +60,9 @@ def use_style():
         from matplotlib_inline.backend_inline import set_matplotlib_formats
 
         set_matplotlib_formats("retina")
+        # Jupyter, Colab and the book show a figure's picture; the text beside it is what the tests compare.
+        texts = sys.modules["IPython"].get_ipython().display_formatter.formatters["text/plain"]
+        texts.for_type(Figure, lambda figure, printer, cycle: printer.text(summary(figure)))
 
 
 def method_style(name):
@@ -56,6 +71,12 @@ def method_style(name):
         raise ValueError(f"No style for {name!r}. The methods with one: {', '.join(METHODS)}.")
     color, marker, linestyle = METHODS[name]
     return {"color": color, "marker": marker, "linestyle": linestyle, "label": name}
+
+
+def series(i):
+    """Keyword arguments of a line for the i-th of several that are not methods. Raises IndexError past the fifth."""
+    color, marker, linestyle = SERIES[i]
+    return {"color": color, "marker": marker, "linestyle": linestyle}
 
 
 def band(ax, x, interval, name, *, of_logarithms=False, **line):
@@ -70,3 +91,63 @@ def band(ax, x, interval, name, *, of_logarithms=False, **line):
     middle, low, high = (curve.exp() for curve in curves) if of_logarithms else curves
     ax.plot(x, middle, **style)
     ax.fill_between(x, low, high, color=style["color"], alpha=0.2, linewidth=0)
+
+
+def summary(figure):
+    """What a figure draws, in rounded numbers, one line for each of its lines, areas, images and bars.
+
+    Each has its label and colour, and for every array behind it: the number of values, the first and the last, the
+    least and the greatest, their mean, and how many are not finite. Another array makes another text.
+    """
+    lines = [f"figure of {len(figure.axes)} axes"]
+    for number, ax in enumerate(figure.axes, start=1):
+        lines.append(f"axes {number}: {ax.get_title()!r}, {ax.get_xlabel()!r}, {ax.get_ylabel()!r}")
+        for artist in drawn(ax):
+            color, arrays = artist_arrays(artist)
+            what = f"  {type(artist).__name__} {artist.get_label()!r}"
+            described = [f"{name} {numbers(values)}" for name, values in arrays if np.size(values)]
+            lines.append("; ".join([f"{what} {color}".rstrip(), *described]))
+    return "\n".join(lines)
+
+
+def drawn(ax):
+    """The artists of an axes that draw data. What the axes have of their own, such as their frame, is not among them."""
+    return [artist for artist in (*ax.lines, *ax.collections, *ax.images, *ax.patches) if artist.get_visible()]
+
+
+def artist_arrays(artist):
+    """The colour of an artist ("" for one that has none of its own), and the arrays behind it, each with its name."""
+    if isinstance(artist, mpl.lines.Line2D):
+        x, y = artist.get_data(orig=False)
+        return to_hex(artist.get_color()), [("x", x), ("y", y)]
+    if isinstance(artist, mpl.patches.Patch):
+        corners = artist.get_patch_transform().transform(artist.get_path().vertices)
+        return to_hex(artist.get_facecolor()), [("x", corners[:, 0]), ("y", corners[:, 1])]
+    values = artist.get_array()
+    values = [("values", np.ma.filled(values.astype(float), np.nan))] if values is not None else []
+    if isinstance(artist, mpl.image.AxesImage):
+        return "", [*values, ("extent", artist.get_extent())]
+    if isinstance(artist, QuadMesh):
+        points = artist.get_coordinates().reshape(-1, 2)
+    else:
+        points = np.concatenate([np.zeros((0, 2)), *(path.vertices for path in artist.get_paths())])
+    arrays = [("x", points[:, 0]), ("y", points[:, 1])]
+    offsets = np.ma.filled(artist.get_offsets(), np.nan)
+    if offsets.any():  # of markers and arrows; other collections stand where they are
+        arrays += [("at x", offsets[:, 0]), ("at y", offsets[:, 1])]
+    if hasattr(artist, "U"):  # the arrows of a quiver
+        arrays += [("U", artist.U), ("V", artist.V)]
+    colors = [*artist.get_facecolor(), *artist.get_edgecolor()]
+    return to_hex(colors[0]) if len(colors) and not values else "", values + arrays
+
+
+def numbers(values):
+    """A short text that tells one array of numbers from another."""
+    values = np.asarray(values, dtype=float).ravel()
+    finite = values[np.isfinite(values)]
+    text = f"({len(values)})"
+    if len(finite):
+        weights = np.arange(1, len(finite) + 1) / len(finite)  # so that the order counts as well
+        parts = [finite[0], finite[-1], finite.min(), finite.max(), finite.mean(), (weights * finite).mean()]
+        text += " {} to {}, {} to {}, {}, {}".format(*(f"{part:#.6g}" for part in parts))
+    return text + (f", {len(values) - len(finite)} not finite" if len(finite) < len(values) else "")

@@ -1,5 +1,7 @@
 """The coverage table says what the executed chapters say: every row is found again in the output of its cell."""
 
+import graphlib
+import json
 import re
 from collections import Counter
 from pathlib import Path
@@ -8,10 +10,11 @@ import nbformat
 import pytest
 from myst_parser.mdit_to_docutils.base import default_slugify
 
+import notebooks
 from antipgd import claims
 
 BOOK = Path(__file__).resolve().parents[1] / "book"
-FIELDS = ["id", "kind", "chapter", "cell", "criterion", "paper", "finding", "verdict", "reason"]
+FIELDS = ["id", "kind", "chapter", "cell", "criterion", "uses", "paper", "verdict", "reason", "finding"]
 KINDS = {
     "eq": "equation",
     "thm": "theorem",
@@ -28,21 +31,19 @@ NUMBERED = [
     *["thm-2.1", "thm-2.2", "thm-3.1", "cor-3.1"],
     *["lem-C.1", "cor-C.2", "rem-C.3", "prop-C.4", "cor-C.5", "rem-C.6", "prop-C.7", "rem-C.8", "cor-C.9"],
 ]
-LINE = re.compile(r"^\[([\w.-]+)\] ([\w-]+): (.+)$", re.MULTILINE)
 CLAIMS = claims.load()
 ATTEMPTED = [claim for claim in CLAIMS if claim["verdict"] != "not-attempted"]
 
 
 def printed(path):
     """The verdicts in a notebook's outputs: (section, id, verdict) for each, where section is its heading's anchor."""
-    section, found = "", []
-    for cell in nbformat.read(path, as_version=4).cells:
+    section, sections, notebook = "", [], nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
         if cell.cell_type == "markdown":
             headings = re.findall(r"^#+ (.+)$", cell.source, re.MULTILINE)
             section = default_slugify(headings[-1]) if headings else section
-        for output in cell.get("outputs", ()):
-            found += [(section, name, verdict) for name, verdict, _ in LINE.findall(output.get("text", ""))]
-    return found
+        sections.append(section)
+    return [(sections[index], name, verdict) for index, name, verdict, _ in notebooks.verdicts(notebook)]
 
 
 def disagreements(claim, found):
@@ -79,9 +80,35 @@ def test_every_numbered_element_of_the_paper_has_one_row():
     assert [name for name, times in count.items() if times > 1] == []
 
 
+def test_every_finding_is_what_its_cell_put_out():
+    stored = json.loads((BOOK / "findings.json").read_text(encoding="utf-8"))
+    assert stored == notebooks.findings(), "make notebooks writes book/findings.json"
+    assert [claim["id"] for claim in ATTEMPTED if claim["id"] not in stored] == []
+
+
+def test_a_statement_rests_on_statements_of_the_paper_and_not_on_itself():
+    uses = {claim["id"]: claim["uses"] for claim in CLAIMS}
+    assert [(name, used) for name in uses for used in uses[name] if used not in uses] == []
+    list(graphlib.TopologicalSorter(uses).static_order())  # raises CycleError where one rests on itself
+
+
+def test_nothing_holds_that_rests_on_something_false_without_saying_so():
+    """What a corrected statement was used for is either not affected, which its reason says, or does not hold."""
+    verdict = {claim["id"]: claim["verdict"] for claim in CLAIMS}
+    unsaid = [
+        (claim["id"], used)
+        for claim in CLAIMS
+        if claim["verdict"] in ("holds", "caveat")
+        for used in claim["uses"]
+        if verdict[used] in ("corrected", "not-reproduced") and claims.label(used) not in claim["reason"]
+    ]
+    assert unsaid == []
+
+
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim["id"])
 def test_row_is_complete(claim):
-    assert list(claim) == FIELDS and all(isinstance(value, str) for value in claim.values())
+    assert list(claim) == FIELDS
+    assert all(isinstance(value, list if field == "uses" else str) for field, value in claim.items())
     assert claim["kind"] == KINDS[claim["id"].split("-")[0]]
     assert claim["verdict"] in claims.VERDICTS and claim["paper"]
     assert not any("|" in claim[field] for field in ("paper", "finding", "reason")), "a bar would end the table's cell"
@@ -114,7 +141,7 @@ def test_the_pages_show_every_row():
 @pytest.mark.parametrize(
     "name, words",
     [
-        ("eq-24", "Equation (24)"),
+        ("eq-24", "paper (24)"),
         ("thm-2.1", "Theorem 2.1"),
         ("set-3.2", "Section 3.2"),
         ("set-D.1-2", "Section D.1: setting 2"),

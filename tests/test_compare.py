@@ -20,6 +20,9 @@ ROOT = Path(__file__).resolve().parents[1]
         ("loss 0.123456", "loss 0.123457"),  # rounding
         ("1.5e-3 and 20", "1.50001e-03 and 20"),
         ("nothing", "nothing"),
+        ("error 0.0", "error 1e-17"),  # zero up to the rounding of a computation
+        ("error 0", "error -3.2e-12"),
+        ("from 2.1e-16 to 1.0", "from 4.5e-16 to 1.0"),
     ],
 )
 def test_rounding_passes(a, b):
@@ -34,6 +37,10 @@ def test_rounding_passes(a, b):
         ("loss 1.5e-3", "loss 1.5e-4"),  # a power
         ("10000 steps", "10001 steps"),  # an integer, near as it is
         ("2 steps", "2.0 steps"),  # an integer against a float
+        ("1 failure", "0 failures"),
+        ("0 steps", "1 steps"),
+        ("error 1e-9", "error 2e-9"),  # small, but above the absolute tolerance
+        ("error 0", "error 1e-9"),
         ("loss 0.5", "gain 0.5"),  # a word
         ("loss 0.5", "loss 0.5 0.5"),  # one more number
         ("loss 0.5", "loss 0.5\n"),  # a line

@@ -54,6 +54,7 @@ def book(tmp_path, monkeypatch):
     monkeypatch.setattr(notebooks, "BOOK", tmp_path / "book")
     monkeypatch.delenv("ANTIPGD_SCALE", raising=False)
     notebooks.BOOK.mkdir()
+    (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: book/small.ipynb\n")
     return notebooks.BOOK
 
 
@@ -72,7 +73,7 @@ def test_two_runs_write_the_same_bytes(book):
     assert after.text == "True\n"  # the kernel is this environment's
     assert code[1].metadata.jupyter == {"source_hidden": True, "outputs_hidden": True}
     assert code[1].metadata.cellView == "form"
-    assert [path.name for path in sorted(book.iterdir())] == ["small.ipynb", "small.md"]
+    assert [path.name for path in sorted(book.iterdir())] == ["findings.json", "small.ipynb", "small.md"]
 
 
 @pytest.mark.parametrize("line, words", [("1 / 0", "ZeroDivisionError"), ("print('oh', file=sys.stderr)", "stderr")])

@@ -3,14 +3,18 @@
     python tools/notebooks.py            # all chapters
     python tools/notebooks.py NAME ...   # these
 
-A second run writes the same bytes. A chapter that fails, or that prints to stderr, is reported with the cell, and
+On the way it numbers the equations: `$$ ... $$ (eq-name)` gets the number of its chapter and its own, "(8.3)", and a
+place to jump to; `[](#eq-name)` becomes that number, `[words](#eq-name)` keeps its words. Afterwards it writes what the
+cells found on the paper's statements to book/findings.json, and executes the pages that show them. A second run writes the same bytes. A chapter that fails, or that prints to stderr, is reported with the cell, and
 its .ipynb stays as it was. With ANTIPGD_SCALE=full the notebooks go to _build/full/, because the ones in book/
 are what the tests run again, at the quick scale.
 """
 
 import argparse
 import asyncio
+import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -26,6 +30,10 @@ from nbclient.exceptions import CellExecutionError
 ROOT = Path(__file__).resolve().parents[1]
 BOOK = ROOT / "book"
 AT_ONCE = 2
+SHOW_FINDINGS = ("coverage", "differences")  # the pages that are made from what the other chapters found
+EQUATION = re.compile(r"^([> ]*)\$\$\n((?:(?!\$\$).)*?)\n\1\$\$ \((eq-[\w-]+)\)$", re.MULTILINE | re.DOTALL)
+REFERENCE = re.compile(r"\[\]\(((?:\w+\.ipynb)?)#(eq-[\w-]+)\)")
+VERDICT = re.compile(r"\[([\w.-]+)\] ([\w-]+): (.+)", re.DOTALL)
 KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
 FOLDED = {
     "hide-input": {"cellView": "form", "jupyter": {"source_hidden": True}},
@@ -47,9 +55,47 @@ def listed():
     return [Path(file).stem for file in [toc["root"], *(entry["file"] for entry in toc.get("chapters", []))]]
 
 
+def equation_numbers():
+    """The number of each labelled equation of the book, such as "8.3", by its label: the chapter's and its own."""
+    numbers = {}
+    for chapter, name in enumerate(listed()):
+        if not (BOOK / f"{name}.md").exists():
+            continue
+        text = (BOOK / f"{name}.md").read_text(encoding="utf-8")
+        for number, found in enumerate(EQUATION.finditer(text), start=1):
+            if found[3] in numbers:
+                raise ValueError(f"book/{name}.md: two equations are called {found[3]}")
+            numbers[found[3]] = f"{chapter}.{number}"
+    return numbers
+
+
+def numbered(text, numbers):
+    """A Markdown cell's text with its equations numbered, and with the numbers where it refers to them.
+
+    Raises ValueError for a reference to an equation that is not there.
+    """
+
+    def equation(found):
+        lead, formula, label = found[1], found[2], found[3]
+        if label not in numbers:
+            raise ValueError(f"{label} has no number: its chapter is not in _toc.yml")
+        start = lead.rstrip()
+        return f'{lead}<a id="{label}"></a>\n{start}\n{lead}$$\n{formula}\n{lead}\\tag{{{numbers[label]}}}\n{lead}$$'
+
+    def reference(found):
+        if found[2] not in numbers:
+            raise ValueError(f"there is no equation {found[2]}")
+        return f"[({numbers[found[2]]})]({found[1]}#{found[2]})"
+
+    return REFERENCE.sub(reference, EQUATION.sub(equation, text))
+
+
 def read(path):
     """The chapter's text as a notebook without outputs; its cells have stable ids, and Jupyter and Colab fold them."""
-    notebook = jupytext.read(path, fmt="md:myst")
+    notebook, numbers = jupytext.read(path, fmt="md:myst"), equation_numbers()
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = numbered(cell.source, numbers)
     notebook.metadata = nbformat.from_dict({"kernelspec": KERNELSPEC})
     for number, cell in enumerate(notebook.cells, start=1):
         cell.id = f"cell-{number}"
@@ -146,6 +192,35 @@ async def make_all(sources, folder):
     return not any(found)
 
 
+def verdicts(notebook):
+    """The verdicts that a notebook's cells put out: (index of the cell, id, verdict, finding) for each."""
+    return [
+        (index, *VERDICT.fullmatch(output["data"]["text/plain"]).groups())
+        for index, cell in enumerate(notebook.cells)
+        for output in cell.get("outputs", ())
+        if "text/markdown" in output.get("data", {}) and VERDICT.fullmatch(output["data"]["text/plain"])
+    ]
+
+
+def findings():
+    """What the executed chapters found: for each id its verdict and the finding in words, as their cells put them out."""
+    found = {}
+    for name in listed():
+        if name not in SHOW_FINDINGS and (BOOK / f"{name}.ipynb").exists():
+            for _, claim, verdict, finding in verdicts(nbformat.read(BOOK / f"{name}.ipynb", as_version=4)):
+                found[claim] = {"verdict": verdict, "finding": finding}
+    return found
+
+
+def write_findings():
+    """Write book/findings.json, from which the coverage table takes its words. Returns whether it changed."""
+    path = BOOK / "findings.json"
+    before = path.read_text(encoding="utf-8") if path.exists() else ""
+    after = json.dumps(findings(), indent=1, ensure_ascii=False) + "\n"
+    path.write_text(after, encoding="utf-8")
+    return after != before
+
+
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help="a chapter: book/NAME.md; all of them by default")
@@ -156,7 +231,11 @@ def main(arguments=None):
             parser.error(f"there is no book/{source.name}")
     full = os.environ.get("ANTIPGD_SCALE", "quick") == "full"
     folder = ROOT / "_build" / "full" if full else BOOK
-    return 0 if asyncio.run(make_all(sources, folder)) else 1
+    last = [source for source in sources if source.stem in SHOW_FINDINGS]
+    well = asyncio.run(make_all([source for source in sources if source not in last], folder))
+    if well and folder == BOOK and write_findings() and not last:
+        print("book/findings.json has changed: execute the pages that show it, NAMES='" + " ".join(SHOW_FINDINGS) + "'")
+    return 0 if asyncio.run(make_all(last, folder)) and well else 1
 
 
 if __name__ == "__main__":

@@ -1,0 +1,59 @@
+"""What Sphinx has to be told about the chapters' Markdown, which is written so that plain Jupyter shows it too.
+
+- An equation with a number of its own (a TeX tag) is set as it stands, without Sphinx's wrapping, which admits no tag.
+- The places in front of equations can be jumped to by `[words](#eq-name)`.
+- A quotation says by its first words what it is: what the paper says, a theorem, a verdict. It gets a class of style.
+"""
+
+import re
+
+from docutils import nodes
+from sphinx.transforms import SphinxTransform
+
+PLACE = re.compile(r'<a id="([\w-]+)">')
+KINDS = {
+    "paper": re.compile(r"The paper says"),
+    "theorem": re.compile(r"(Theorem|Lemma|Proposition|Corollary|Remark)\b"),
+    "holds": re.compile(r"Holds:"),
+    "caveat": re.compile(r"Holds, with a caveat:"),
+    "corrected": re.compile(r"Corrected:"),
+    "not-reproduced": re.compile(r"Not reproduced:"),
+}
+
+
+class Places(SphinxTransform):
+    default_priority = 870  # before MyST looks for what links point to, at 879
+
+    def apply(self):
+        slugs = getattr(self.document, "myst_slugs", {})
+        for raw in list(self.document.findall(nodes.raw)):
+            place = PLACE.fullmatch(raw.astext())
+            if place:
+                slugs[place[1]] = (raw.line or 0, place[1], place[1])
+                raw.parent.replace_self(nodes.target("", "", ids=[place[1]]))  # the paragraph, which shows nothing
+
+
+class Numbers(SphinxTransform):
+    default_priority = 871
+
+    def apply(self):
+        for formula in self.document.findall(nodes.math_block):
+            if r"\tag{" in formula.astext():
+                formula.children = [nodes.Text(r"\[" + formula.astext() + r"\]")]
+                formula["nowrap"] = True
+
+
+class Kinds(SphinxTransform):
+    default_priority = 872
+
+    def apply(self):
+        for quotation in self.document.findall(nodes.block_quote):
+            strong = next(iter(quotation.findall(nodes.strong)), None)
+            words = strong.astext() if strong else ""
+            quotation["classes"] += [kind for kind, pattern in KINDS.items() if pattern.match(words)]
+
+
+def setup(app):
+    for transform in (Places, Numbers, Kinds):
+        app.add_transform(transform)
+    return {"parallel_read_safe": True}
