@@ -5,9 +5,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 FIRST_PAGE := _build/html/index.html
-SOURCES := _config.yml _toc.yml $(wildcard book/*.md book/*.ipynb _static/*) tools/build_book.py tools/notebooks.py
+SOURCES := _config.yml _toc.yml $(wildcard book/*.md book/*.ipynb _static/*) tools/build_book.py tools/book_markup.py tools/notebooks.py
 
-.PHONY: book test notebooks bench lock repository clean
+.PHONY: book test mutants notebooks bench lock repository clean
 
 # Builds the pages from the executed notebooks.
 book: $(FIRST_PAGE)
@@ -19,6 +19,10 @@ $(FIRST_PAGE): $(VENV)/.ready $(SOURCES)
 # Re-executes all chapters, and runs the unit tests and the guards of the book.
 test: $(VENV)/.ready
 	$(BIN)/python -m pytest
+
+# Changes the statements, and sees whether their checks notice, NAMES="valley_theorem ..." or all chapters. Minutes.
+mutants: $(VENV)/.ready
+	$(BIN)/python tools/mutants.py $(NAMES)
 
 # Executes the chapters, NAMES="intro ..." or all of them, and writes their notebooks.
 notebooks: $(VENV)/.ready

@@ -3,7 +3,9 @@
 import json
 from collections import Counter
 from pathlib import Path
+from xml.etree import ElementTree
 
+import networkx
 import yaml
 
 VERDICTS = {
@@ -79,3 +81,72 @@ def differences(claims):
         for claim in claims
         if claim["verdict"] in ("caveat", "corrected", "not-reproduced")
     )
+
+
+# How the graph shows a verdict: a sign, so that nothing depends on colour, and a colour with enough contrast on light
+# and on dark ground.
+SIGNS = {
+    "holds": ("✓", "#2e8b57"),
+    "caveat": ("≈", "#a87900"),
+    "corrected": ("✎", "#c0562f"),
+    "not-reproduced": ("✗", "#9a5cb0"),
+    "not-attempted": ("…", "#7f7f7f"),
+}
+SHORT = {"Theorem": "Thm", "Proposition": "Prop", "Corollary": "Cor", "Lemma": "Lem", "Remark": "Rem", "Figure": "Fig"}
+BOX, GAP = (104, 26), (40, 8)  # pixels: width and height of a statement's box, and what lies between two
+
+
+def rests_on(claims):
+    """The directed graph from premises to conclusions, without the statements that neither rest on one nor carry one."""
+    return networkx.DiGraph((used, claim["id"]) for claim in claims for used in claim["uses"])
+
+
+def places(graph, order):
+    """Where each statement stands, as (column, row): right of all on which it rests, and in the order of the paper.
+
+    Parts of the graph that do not hang together stand below each other.
+    """
+    at, top = {}, 0
+    for part in sorted(networkx.weakly_connected_components(graph), key=lambda part: min(map(order.index, part))):
+        columns = [sorted(names, key=order.index) for names in networkx.topological_generations(graph.subgraph(part))]
+        at |= {name: (i, top + j) for i, names in enumerate(columns) for j, name in enumerate(names)}
+        top += max(map(len, columns))
+    return at
+
+
+def graph(claims):
+    """What rests on what in the paper, as an SVG element (a string): boxes that link to the cells, coloured by verdict."""
+    edges, by_name = rests_on(claims), {claim["id"]: claim for claim in claims}
+    at = places(edges, list(by_name))
+    corner = {name: (column * (BOX[0] + GAP[0]) + 4, row * (BOX[1] + GAP[1]) + 4) for name, (column, row) in at.items()}
+    width, height = (max(xy[i] for xy in corner.values()) + BOX[i] + 4 for i in (0, 1))
+    svg = ElementTree.Element(
+        "svg", {"class": "claims", "viewBox": f"0 0 {width} {height}", "width": str(width), "role": "group"}
+    )
+    svg.set("aria-label", "Statements of the paper as boxes, with a line from each to those that rest on it.")
+    for used, name in edges.edges:
+        (x0, y0), (x1, y1) = corner[used], corner[name]
+        start, end, bend = (x0 + BOX[0], y0 + BOX[1] / 2), (x1, y1 + BOX[1] / 2), GAP[0] * 0.8
+        path = "M{:g} {:g} C{:g} {:g} {:g} {:g} {:g} {:g}".format(*start, start[0] + bend, start[1], end[0] - bend, end[1], *end)
+        look = {"d": path, "fill": "none", "stroke": "currentColor", "stroke-opacity": "0.4"}
+        ElementTree.SubElement(svg, "path", {**look, "data-from": used, "data-to": name})
+    for name, (x, y) in corner.items():
+        box(svg, by_name[name], x, y)
+    return ElementTree.tostring(svg, encoding="unicode")
+
+
+def box(svg, claim, x, y):
+    """Add the box of one statement to the SVG element, with its corner at (x, y)."""
+    sign, color = SIGNS[claim["verdict"]]
+    words = label(claim["id"]).removeprefix("paper ")
+    for long, short in SHORT.items():
+        words = words.replace(long, short)
+    words = words.replace("Section ", "§ ").replace(": setting ", ", ").split(":")[0]
+    link = ElementTree.SubElement(svg, "a", {"data-name": claim["id"]})
+    if claim["cell"]:
+        link.set("href", f"{claim['chapter']}.ipynb#{claim['cell']}")
+    ElementTree.SubElement(link, "title").text = f"{label(claim['id'])}: {VERDICTS[claim['verdict']]}"
+    size = {"x": str(x), "y": str(y), "width": str(BOX[0]), "height": str(BOX[1]), "rx": "5"}
+    ElementTree.SubElement(link, "rect", {**size, "fill": color, "fill-opacity": "0.15", "stroke": color, "stroke-width": "2"})
+    middle = {"x": f"{x + BOX[0] / 2:g}", "y": f"{y + BOX[1] / 2 + 5:g}", "text-anchor": "middle"}
+    ElementTree.SubElement(link, "text", {**middle, "fill": "currentColor", "font-size": "14"}).text = f"{sign} {words}"

@@ -1,8 +1,12 @@
-"""The scale of the chapters, and their checks."""
+"""What the chapters share: their scale, checks, tables, choices and verdicts."""
+
+import math
 
 import pytest
+import torch
 
-from antipgd.book import at_scale, check
+from antipgd.book import SAID, Choice, at_scale, check, choose, claim, table
+from antipgd.claims import VERDICTS
 
 
 def test_quick_is_the_default(monkeypatch):
@@ -30,3 +34,83 @@ def test_a_check_that_holds_says_so(capsys):
 def test_a_check_that_fails_raises_with_its_sentence():
     with pytest.raises(AssertionError, match="does not hold: one is two"):
         check("one is two", 1 == 2)
+
+
+class Display(list):
+    """What was displayed, in place of IPython's display."""
+
+    __call__ = list.append
+
+
+@pytest.fixture
+def displayed(monkeypatch):
+    shown = Display()
+    monkeypatch.setattr("antipgd.book.display", shown)
+    return shown
+
+
+def test_a_table_has_a_face_for_the_page_and_one_for_the_comparison(displayed):
+    table(["method", "loss"], [["GD", 0.12345], ["$\\sigma$", 3]])
+    (shown,) = displayed
+    assert shown._repr_markdown_() == "| method | loss |\n| ---|--- |\n| GD | 0.123 |\n| $\\sigma$ | 3 |"
+    assert repr(shown) == "method | loss\nGD | 0.123\n$\\sigma$ | 3"
+
+
+def test_a_row_of_another_length_is_refused(displayed):
+    with pytest.raises(ValueError, match="2 columns, and a row has 1"):
+        table(["method", "loss"], [["GD"]])
+
+
+def test_a_choice_inside_its_grid():
+    scores = torch.tensor([[3.0, 3.0, 3.0], [3.0, 1.0, 3.0], [3.0, 2.0, 3.0]])
+    choice = choose(scores, lr=[0.1, 0.2, 0.3], sigma=[1, 2, 4])
+    assert choice == Choice({"lr": 0.2, "sigma": 2}, 1.0, ())
+
+
+@pytest.mark.parametrize("at, edge", [((0, 1), "lr = 0.1"), ((2, 1), "lr = 0.3"), ((1, 2), "sigma = 4"), ((1, 0), "sigma = 1")])
+def test_a_choice_on_an_edge_is_refused_by_the_name_of_the_grid(at, edge):
+    scores = torch.ones(3, 3)
+    scores[at] = 0
+    with pytest.raises(ValueError, match=f"edge of its grid: {edge}. Extend"):
+        choose(scores, lr=[0.1, 0.2, 0.3], sigma=[1, 2, 4])
+    assert choose(scores, edges="say", lr=[0.1, 0.2, 0.3], sigma=[1, 2, 4]).edges == (edge.split()[0],)
+
+
+def test_a_failed_run_is_not_chosen_and_a_missing_score_is_refused():
+    assert choose([math.inf, 2.0, 3.0, 4.0], edges="say", lr=[1, 2, 3, 4]).setting == {"lr": 2}
+    with pytest.raises(ValueError, match="score infinity"):
+        choose([math.nan, 2.0, 3.0], lr=[1, 2, 3])
+    with pytest.raises(ValueError, match=r"shape \(2,\), and the grids \[3\]"):
+        choose([1.0, 2.0], lr=[1, 2, 3])
+
+
+@pytest.mark.parametrize(
+    "arguments, verdict, words",
+    [
+        ({"printed": True}, "holds", "> **Holds:** paper (1). Found."),
+        ({"printed": True, "caveat": True}, "caveat", "> **Holds, with a caveat:** paper (1). Found."),
+        ({"printed": False, "corrected": True}, "corrected", "> **Corrected:** paper (1). Found."),
+        ({"printed": False}, "not-reproduced", "> **Not reproduced:** paper (1). Found."),
+    ],
+)
+def test_a_verdict_follows_from_what_was_computed(displayed, arguments, verdict, words):
+    claim("eq-1", "Found.", **arguments)
+    assert repr(displayed[0]) == f"[eq-1] {verdict}: Found." and displayed[0].markdown == words
+
+
+def test_every_verdict_has_its_words():
+    assert set(SAID) == set(VERDICTS) - {"not-attempted"}
+
+
+@pytest.mark.parametrize(
+    "arguments, error",
+    [
+        ({"printed": False, "corrected": False}, AssertionError),
+        ({"printed": True, "corrected": True}, ValueError),
+        ({"printed": False, "caveat": True}, ValueError),
+    ],
+)
+def test_a_verdict_that_does_not_fit_is_refused(displayed, arguments, error):
+    with pytest.raises(error, match="eq-1"):
+        claim("eq-1", "Found.", **arguments)
+    assert not displayed

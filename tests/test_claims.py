@@ -5,6 +5,7 @@ import json
 import re
 from collections import Counter
 from pathlib import Path
+from xml.etree import ElementTree
 
 import nbformat
 import pytest
@@ -150,3 +151,37 @@ def test_the_pages_show_every_row():
 )
 def test_label(name, words):
     assert claims.label(name) == words
+
+
+FEW = [
+    {"id": "eq-71", "uses": [], "verdict": "corrected", "chapter": "valley_theorem", "cell": "the-trace"},
+    {"id": "eq-72", "uses": ["eq-71"], "verdict": "corrected", "chapter": "valley_theorem", "cell": "the-trace"},
+    {"id": "eq-1", "uses": [], "verdict": "holds", "chapter": "smoothed_loss", "cell": "methods"},
+    {"id": "thm-3.1", "uses": ["eq-72", "eq-71"], "verdict": "holds", "chapter": "valley_theorem", "cell": "the-end"},
+    {"id": "fig-6", "uses": ["fig-2"], "verdict": "not-attempted", "chapter": "", "cell": ""},
+    {"id": "fig-2", "uses": [], "verdict": "not-attempted", "chapter": "", "cell": ""},
+]
+
+
+def test_a_statement_stands_right_of_all_on_which_it_rests_and_shares_its_place_with_none():
+    for elements in (FEW, CLAIMS):
+        at = claims.places(claims.rests_on(elements), [claim["id"] for claim in elements])
+        assert len(set(at.values())) == len(at)
+        for claim in elements:
+            assert all(at[used][0] < at[claim["id"]][0] for used in claim["uses"])
+
+
+def test_the_graph_has_a_linked_box_for_each_statement_with_a_line_for_each_use():
+    svg = ElementTree.fromstring(claims.graph(FEW))
+    boxes = {box.get("data-name"): box for box in svg.iter("a")}
+    assert set(boxes) == {"eq-71", "eq-72", "thm-3.1", "fig-6", "fig-2"}  # eq-1 stands alone
+    assert boxes["thm-3.1"].get("href") == "valley_theorem.ipynb#the-end" and boxes["fig-6"].get("href") is None
+    assert [boxes[name].find("text").text for name in ("eq-72", "thm-3.1")] == ["✎ (72)", "✓ Thm 3.1"]
+    assert boxes["eq-71"].find("rect").get("stroke") == claims.SIGNS["corrected"][1]
+    lines = {(line.get("data-from"), line.get("data-to")) for line in svg.iter("path")}
+    assert lines == {("eq-71", "eq-72"), ("eq-72", "thm-3.1"), ("eq-71", "thm-3.1"), ("fig-2", "fig-6")}
+
+
+def test_every_verdict_has_a_sign_of_its_own():
+    assert list(claims.SIGNS) == list(claims.VERDICTS)
+    assert len(set(claims.SIGNS.values())) == len({color for _, color in claims.SIGNS.values()}) == len(claims.SIGNS)

@@ -1,5 +1,6 @@
 """The rule by which outputs are compared, alone and at work in nbval."""
 
+import asyncio
 import re
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+import notebooks
 from compare import same
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -65,3 +67,29 @@ def test_nbval_compares_by_this_rule(tmp_path):
     told = subprocess.run(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True).stdout
     verdicts = re.findall(r"^(PASSED|FAILED) book/cases.ipynb::Cell (\d)", told, re.MULTILINE)
     assert sorted(verdicts) == [("FAILED", "1"), ("FAILED", "2"), ("FAILED", "3"), ("PASSED", "0")], told
+
+
+FIGURE = """\
+import matplotlib.pyplot as plt
+from antipgd import figures
+figures.use_style()
+plt.plot([0, 1, 2, 3], VALUES)
+plt.show()"""
+
+
+def test_a_figure_that_draws_something_else_fails(tmp_path):
+    """The picture itself is not compared; its summary is, and one value inside an array is enough."""
+    for folder in ("tools", "book"):
+        (tmp_path / folder).mkdir()
+    for name in ("conftest.py", "pyproject.toml", "tools/compare.py"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    for name, values in (("same", "[1, 5, 2, 9]"), ("other", "[1, 5, 3, 9]")):
+        made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(FIGURE.replace("VALUES", "[1, 5, 2, 9]"))])
+        asyncio.run(notebooks.execute(made, tmp_path))
+        assert set(made.cells[0].outputs[0].data) == {"image/png", "text/plain"}
+        made.cells[0].source = FIGURE.replace("VALUES", values)
+        nbformat.write(made, tmp_path / "book" / f"{name}.ipynb")
+    command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "-rA", "-p", "no:cacheprovider", "book"]
+    told = subprocess.run(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True).stdout
+    verdicts = re.findall(r"^(PASSED|FAILED) book/(\w+).ipynb::Cell 0", told, re.MULTILINE)
+    assert sorted(verdicts) == [("FAILED", "other"), ("PASSED", "same")], told

@@ -1,5 +1,6 @@
 """The command that executes chapters, and the one that builds the pages, on small chapters of their own."""
 
+import json
 import subprocess
 import sys
 
@@ -137,3 +138,71 @@ def test_a_chapter_that_changed_since_it_was_executed_stops_the_build(working_co
     (working_copy / "book" / "intro.md").write_text(HEADER + "\n# Another page\n")
     told = build(working_copy)
     assert told.returncode != 0 and "make notebooks" in told.stdout
+
+
+EQUATIONS = """
+# Small
+
+$$
+a = b
+$$ (eq-first)
+
+> **Theorem.** With
+>
+> $$
+> c = d
+> $$ (eq-second)
+>
+> it holds.
+
+By [](#eq-second), [the first](#eq-first) and [](other.ipynb#eq-elsewhere).
+"""
+
+
+@pytest.fixture
+def two_chapters(book):
+    """A book of two chapters with equations."""
+    (book.parent / "_toc.yml").write_text(
+        "format: jb-book\nroot: book/small.ipynb\nchapters:\n  - file: book/other.ipynb\n"
+    )
+    (book / "small.md").write_text(HEADER + EQUATIONS)
+    (book / "other.md").write_text(HEADER + "\n# Other\n\n$$\ne\n$$ (eq-elsewhere)\n")
+    return book
+
+
+def test_equations_get_the_numbers_of_their_chapter_and_references_find_them(two_chapters):
+    (cell,) = notebooks.read(two_chapters / "small.md").cells
+    assert '<a id="eq-first"></a>\n\n$$\na = b\n\\tag{0.1}\n$$' in cell.source
+    assert '> <a id="eq-second"></a>\n>\n> $$\n> c = d\n> \\tag{0.2}\n> $$\n>\n> it holds.' in cell.source
+    assert "By [(0.2)](#eq-second), [the first](#eq-first) and [(1.1)](other.ipynb#eq-elsewhere)." in cell.source
+    assert "(eq-" not in cell.source
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("\n[](#eq-absent)\n", "no equation eq-absent"),
+        ("\n$$\nx\n$$ (eq-elsewhere)\n", "two equations are called eq-elsewhere"),
+    ],
+)
+def test_a_reference_without_an_equation_and_an_equation_twice_are_refused(two_chapters, text, words):
+    (two_chapters / "small.md").write_text(HEADER + text)
+    with pytest.raises(ValueError, match=words):
+        notebooks.read(two_chapters / "small.md")
+
+
+def test_an_equation_of_a_chapter_that_is_not_listed_is_refused_with_the_reason(two_chapters):
+    (two_chapters / "new.md").write_text(HEADER + "\n$$\nx\n$$ (eq-new)\n")
+    with pytest.raises(ValueError, match="eq-new has no number.*_toc.yml"):
+        notebooks.read(two_chapters / "new.md")
+
+
+def test_what_the_cells_found_is_written_for_the_table(book, capsys):
+    cell = "from antipgd.book import claim\nclaim('eq-1', 'It is $x$.', printed=True)"
+    (book / "small.md").write_text(HEADER + f"\n# Small\n\n```{{code-cell}} ipython3\n{cell}\n```\n")
+    assert notebooks.main(["small"]) == 0
+    written = json.loads((book / "findings.json").read_text())
+    assert written == {"eq-1": {"verdict": "holds", "finding": "It is $x$."}}
+    assert "NAMES='coverage differences'" in capsys.readouterr().out
+    assert notebooks.main(["small"]) == 0
+    assert "coverage" not in capsys.readouterr().out  # nothing has changed

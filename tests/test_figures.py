@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from antipgd import dynamics
 from antipgd.dynamics import Interval
-from antipgd.figures import METHODS, THEORY, band, method_style, use_style
+from antipgd.figures import METHODS, SERIES, THEORY, band, method_style, series, summary, use_style
 
 # Whatever in dynamics.py makes a Method from a learning rate and one more number.
 CONSTRUCTORS = [
@@ -56,6 +56,13 @@ def test_theory_looks_like_no_method():
     assert to_rgb(THEORY["color"]) not in {to_rgb(color) for color, _, _ in METHODS.values()}
 
 
+def test_what_is_no_method_looks_like_none_and_is_told_apart():
+    colors = {color for color, _, _ in SERIES}
+    assert len(colors) == len(SERIES) and not colors & {THEORY["color"], *(color for color, _, _ in METHODS.values())}
+    assert len({marker for _, marker, _ in SERIES}) == len(SERIES)
+    assert series(1) == dict(zip(("color", "marker", "linestyle"), SERIES[1]))
+
+
 def test_unknown_method_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="No style for 'SAM'.*GD.*Anti-PGD"):
         method_style("SAM")
@@ -87,17 +94,64 @@ def test_style_is_set_and_torch_keeps_to_one_thread(defaults):
 
 
 @pytest.mark.parametrize(
-    "shell, formats", [(None, []), ("a shell", ["retina"])], ids=["in a script", "in a notebook"]
+    "in_a_shell, formats", [(False, []), (True, ["retina"])], ids=["in a script", "in a notebook"]
 )
-def test_sharp_images_are_asked_for_in_notebooks_only(defaults, monkeypatch, shell, formats):
+def test_sharp_images_and_summaries_are_asked_for_in_notebooks_only(defaults, monkeypatch, in_a_shell, formats):
+    texts = {}
+    formatters = {"text/plain": SimpleNamespace(for_type=texts.__setitem__)}
+    shell = SimpleNamespace(display_formatter=SimpleNamespace(formatters=formatters)) if in_a_shell else None
     asked = []  # asking in a script would start a shell there, which takes the place of the module __main__
     monkeypatch.setattr("matplotlib_inline.backend_inline.set_matplotlib_formats", asked.append)
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
     use_style()
-    assert asked == formats
+    assert asked == formats and set(texts) == ({Figure} if in_a_shell else set())
 
 
 def test_style_needs_no_notebook(defaults, monkeypatch):
     monkeypatch.delitem(sys.modules, "IPython", raising=False)
     use_style()
     assert "IPython" not in sys.modules
+
+
+ARRAYS = {
+    "line": (lambda ax, y: ax.plot(y)),
+    "band": (lambda ax, y: ax.fill_between(range(4), y)),
+    "bars": (lambda ax, y: ax.bar(range(4), y)),
+    "histogram": (lambda ax, y: ax.hist(y, bins=[0, 1.5, 2.5, 9])),
+    "points": (lambda ax, y: ax.scatter(range(4), y)),
+    "sizes in colour": (lambda ax, y: ax.scatter(range(4), range(4), c=y)),
+    "intervals": (lambda ax, y: ax.errorbar(range(4), [1] * 4, y)),
+    "image": (lambda ax, y: ax.imshow([y, y])),
+    "mesh": (lambda ax, y: ax.pcolormesh([y, y])),
+    "contours": (lambda ax, y: ax.contour([y, [1, 2, 1, 2]], levels=[1.2, 1.7])),
+    "filled contours": (lambda ax, y: ax.contourf([y, [1, 2, 1, 2]], levels=[1.2, 1.7, 3])),
+    "levels": (lambda ax, y: ax.hlines(y, 0, 1)),
+    "arrows": (lambda ax, y: ax.quiver(range(4), range(4), y, y)),
+    "a point where a number was": (lambda ax, y: ax.plot([float("nan") if value == 1.5 else value for value in y])),
+}
+
+
+def drawing(name, y):
+    figure = Figure()
+    ARRAYS[name](figure.subplots(), y)
+    return summary(figure)
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_another_array_makes_another_summary(name):
+    same, other = [1.0, 2.0, 3.0, 1.5], [1.0, 3.0, 2.0, 1.5]  # only the order inside differs
+    if name in ("histogram", "a point where a number was"):
+        other = [1.0, 1.0, 3.0, 1.6]
+    assert drawing(name, same) == drawing(name, same)
+    assert drawing(name, same) != drawing(name, other)
+
+
+def test_the_summary_names_what_it_describes(ax):
+    ax.plot([1, 2], [3, float("nan")], **method_style("PGD"))
+    ax.set(title="A title", xlabel="x", ylabel="y")
+    assert summary(ax.figure).splitlines() == [
+        "figure of 1 axes",
+        "axes 1: 'A title', 'x', 'y'",
+        "  Line2D 'PGD' #d55e00; x (2) 1.00000 to 2.00000, 1.00000 to 2.00000, 1.50000, 1.92074; "
+        "y (2) 3.00000 to 3.00000, 3.00000 to 3.00000, 3.00000, 3.00000, 1 not finite",
+    ]

@@ -2,6 +2,7 @@
 
 - An equation with a number of its own (a TeX tag) is set as it stands, without Sphinx's wrapping, which admits no tag.
 - The places in front of equations can be jumped to by `[words](#eq-name)`.
+- In an output that is HTML, links to chapters lead to their pages.
 - A quotation says by its first words what it is: what the paper says, a theorem, a verdict. It gets a class of style.
 """
 
@@ -33,6 +34,15 @@ class Places(SphinxTransform):
                 raw.parent.replace_self(nodes.target("", "", ids=[place[1]]))  # the paragraph, which shows nothing
 
 
+class Pages(SphinxTransform):
+    default_priority = 873
+
+    def apply(self):
+        for raw in self.document.findall(nodes.raw):
+            if raw.get("format") == "html" and "<svg" in raw.astext():
+                raw.children = [nodes.Text(re.sub(r'href="(\w+)\.ipynb#', r'href="\1.html#', raw.astext()))]
+
+
 class Numbers(SphinxTransform):
     default_priority = 871
 
@@ -54,6 +64,6 @@ class Kinds(SphinxTransform):
 
 
 def setup(app):
-    for transform in (Places, Numbers, Kinds):
+    for transform in (Places, Numbers, Kinds, Pages):
         app.add_transform(transform)
     return {"parallel_read_safe": True}
