@@ -5,11 +5,13 @@ import re
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urljoin
 
+import networkx
 import pytest
 from bs4 import BeautifulSoup
 
+from antipgd import claims
 from build_book import build
-from notebooks import listed
+from notebooks import BOOK, listed
 from set_repository import address
 
 CHAPTERS = listed()
@@ -210,3 +212,48 @@ def test_the_coverage_table_sorts_by_a_click_and_by_a_key(browser, html):
     header.press("Enter")
     assert page.evaluate(column) == sorted(before, reverse=True)
     assert header.get_attribute("aria-sort") == "descending"
+
+
+def test_the_graph_answers_the_keyboard_and_scrolls_in_its_own_box(browser, html):
+    page = Visit(browser, (html / "book" / "coverage.html").as_uri()).page
+    page.set_viewport_size({"width": 390, "height": 900})
+    near = "[...document.querySelectorAll('svg.claims a.near')].map(box => box.dataset.name)"
+    graph = claims.rests_on(claims.load())
+    conclusion = next(name for name in graph if graph.in_degree(name) > 1)
+    page.locator(f"svg.claims a[data-name='{conclusion}']").focus()
+    expected = {conclusion} | networkx.ancestors(graph, conclusion) | networkx.descendants(graph, conclusion)
+    assert set(page.evaluate(near)) == expected
+    assert page.evaluate("document.activeElement.href").startswith("file:")
+    page.keyboard.press("Tab")
+    assert set(page.evaluate(near)) != expected
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert page.evaluate("(box => box.scrollWidth > box.clientWidth)(document.querySelector('svg.claims').parentElement)")
+
+
+def test_links_with_words_keep_them(html):
+    """A link to an equation shows the words that were written, or its number, and jumps to a place that is there."""
+    for name in CHAPTERS:
+        soup = BeautifulSoup((html / "book" / f"{name}.html").read_text(encoding="utf-8"), "html.parser")
+        for link in soup.select("article a[href*='#eq-']"):
+            assert link.text.strip() and not link.text.startswith("eq-"), link
+    text = (BOOK / "valley_theorem.md").read_text(encoding="utf-8")
+    words = re.findall(r"\[([^\]$]+)\]\(#eq-", text)
+    page = BeautifulSoup((html / "book" / "valley_theorem.html").read_text(encoding="utf-8"), "html.parser")
+    assert set(words) <= {link.text for link in page.select("article a[href*='#eq-']")}
+
+
+@chapters
+def test_numbers_of_equations_are_shown(visit, name):
+    """Each numbered equation shows its number, at the edge of the text."""
+    page = visit(name).page
+    shown = page.evaluate("[...document.querySelectorAll('article mjx-container mjx-labels')].map(e => e.textContent)")
+    assert len(shown) == len(re.findall(r"\$\$ \(eq-", (BOOK / f"{name}.md").read_text(encoding="utf-8")))
+
+
+@chapters
+def test_quotations_say_who_speaks(visit, name):
+    """What the paper says, a theorem and a verdict are told apart by their style, and none is a plain quotation."""
+    plain = visit(name).page.evaluate("""[...document.querySelectorAll("article blockquote")]
+        .filter(e => !/paper|theorem|holds|caveat|corrected|not-reproduced/.test(e.className))
+        .filter(e => !e.parentElement.closest("blockquote")).map(e => e.textContent.slice(0, 80))""")
+    assert plain == []
