@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 import warnings
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -208,9 +208,8 @@ def report(name):
 
 def report_in_a_process(name):
     """``report`` in a fresh interpreter, since each chapter needs one; it passes on what is printed."""
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(1) as pool:
-        return pool.apply(report, (name,))
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(report, name).result()
 
 
 def main(arguments=None):
