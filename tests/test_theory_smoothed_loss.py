@@ -28,19 +28,19 @@ def grid(law, d):
 def derivatives(seed, d=3):
     """Random derivatives of order 1 to 3 of one coordinate of a gradient, symmetric in their indices."""
     generator = torch.Generator().manual_seed(seed)
-    H, T, Q = (torch.randn([d] * k, dtype=torch.float64, generator=generator) for k in (1, 2, 3))
+    H, T, F = (torch.randn([d] * k, dtype=torch.float64, generator=generator) for k in (1, 2, 3))
     T = (T + T.T) / 2
-    return H, T, sum(Q.permute(order) for order in itertools.permutations(range(3))) / 6
+    return H, T, sum(F.permute(order) for order in itertools.permutations(range(3))) / 6
 
 
-def exact_variance(H, T, Q, eta, sigma, law):
+def exact_variance(H, T, F, eta, sigma, law):
     """Variance of eta times the cubic polynomial with these derivatives, exact up to rounding."""
     points, weights = grid(law, len(H))
     xi = sigma * points
     values = eta * (
         xi @ H
         + torch.einsum("nj,jk,nk->n", xi, T, xi) / 2
-        + torch.einsum("nj,nk,nl,jkl->n", xi, xi, xi, Q) / 6
+        + torch.einsum("nj,nk,nl,jkl->n", xi, xi, xi, F) / 6
     )
     return weights @ (values - weights @ values).square()
 
@@ -92,16 +92,16 @@ def test_increment_correlation(law):
 
 @pytest.mark.parametrize("law", theory.KURTOSIS)
 def test_step_variance_without_cubic_terms_is_exact(law):
-    H, T, Q = derivatives(0)
-    exact = exact_variance(H, T, 0 * Q, 0.1, 0.7, law)
-    torch.testing.assert_close(theory.step_variance(H, T, 0 * Q, 0.1, 0.7, law), exact, rtol=1e-12, atol=0)
+    H, T, F = derivatives(0)
+    exact = exact_variance(H, T, 0 * F, 0.1, 0.7, law)
+    torch.testing.assert_close(theory.step_variance(H, T, 0 * F, 0.1, 0.7, law), exact, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("law", theory.KURTOSIS)
 @pytest.mark.parametrize("seed", range(5))
 def test_step_variance_misses_only_the_sixth_order(law, seed):
-    H, T, Q = derivatives(seed)
-    missed = [exact_variance(H, T, Q, 0.1, sigma, law) - theory.step_variance(H, T, Q, 0.1, sigma, law) for sigma in (1.0, 0.5)]
+    H, T, F = derivatives(seed)
+    missed = [exact_variance(H, T, F, 0.1, sigma, law) - theory.step_variance(H, T, F, 0.1, sigma, law) for sigma in (1.0, 0.5)]
     torch.testing.assert_close(missed[0] / missed[1], torch.tensor(64.0, dtype=torch.float64), rtol=1e-8, atol=0)
 
 
