@@ -7,15 +7,16 @@ probability at least 1 - delta over the data. Losses and risks are numbers in [0
 
 import math
 
-HOEFFDING = 1 / 8  # for a loss in [0, 1]; a loss in [0, B] has B^2 / 8, a 1-sub-Gaussian loss 1/2
+HOEFFDING = 1 / 8  # for a loss in [0, 1]; a loss in [0, B] has B^2 / 8, one of range 2 the paper's 1/2
 
 
 def linear_bound(empirical, kl, M, *, lam, delta, constant=HOEFFDING):
-    """``L(Q) + constant * lam / M + (KL(Q|P) + ln(1/delta)) / lam``: Theorem 2.2, corrected.
+    """``L(Q) + constant * lam / M + (KL(Q|P) + ln(1/delta)) / lam``: Theorem 2.2 with its hypotheses.
 
+    Source: Catoni (2007); with this proof, Alquier's survey (arXiv 2110.11216).
     empirical: L(Q), the mean training loss under Q. lam: positive and fixed before the data, as the prior is.
     constant: such that ``E exp(lam (L_true(w) - L(w))) <= exp(constant lam^2 / M)`` for every w. The paper's lam/(2M)
-    has 1/2, which is right for losses of range 2 and loose for losses in [0, 1].
+    has 1/2, which is right for losses of range up to 2 and four times more than needed for losses in [0, 1].
     Raises ValueError for a lam that is not positive or a delta outside (0, 1).
     """
     check_level(delta)

@@ -68,6 +68,22 @@ def test_bounds_hold_at_their_confidence_for_one_predictor(risk):
         assert all(bounds[mean] > mean for mean in values if mean < 1)
 
 
+@pytest.mark.parametrize("M", [8, 60, 2000])
+def test_seeger_bound_pays_for_the_mean_that_its_proof_needs(M):
+    """It spends ln(2 sqrt(M)): enough for E exp(M kl(L, risk)), which is exact for coins, and sqrt(M) is not."""
+    k = np.arange(M + 1)
+    mean = np.exp(stats.binom(M, 0.3).logpmf(k) + [M * pacbayes.bernoulli_kl(i / M, 0.3) for i in k]).sum()
+    for empirical, kl in ((0.1, 3.0), (0.0, 0.5)):
+        budget = M * pacbayes.bernoulli_kl(empirical, pacbayes.seeger_bound(empirical, kl, M, delta=0.05))
+        assert budget == pytest.approx(kl + math.log(2 * math.sqrt(M) / 0.05), rel=1e-6)
+        assert math.sqrt(M) < mean <= 0.05 * math.exp(budget - kl)
+
+
+def test_sampled_risk_bound_by_hand():
+    bound = pacbayes.sampled_risk_bound(0.2, 500, delta=0.01)
+    assert 500 * pacbayes.bernoulli_kl(0.2, bound) == pytest.approx(math.log(2 / 0.01), rel=1e-6)
+
+
 def test_bounds_grow_with_the_divergence_and_fall_with_the_data():
     seeger = [pacbayes.seeger_bound(0.1, kl, 100, delta=0.05) for kl in (0, 1, 10, 100)]
     assert seeger == sorted(seeger) and len(set(seeger)) == 4
