@@ -13,7 +13,7 @@ from project import PROJECT, ROOT
 from set_repository import address
 
 CHAPTERS = notebooks.listed()
-PAGES = {"intro", "coverage", "differences"}  # these teach no section of the paper, and have no exercises
+PAGES = {"intro", "coverage", "differences", "notation"}  # these teach no section of the paper, and have no exercises
 # Chapters that train networks on data: on another processor, rounding grows until printed digits differ.
 TRAINED = {"your_optimizer"}
 SECTIONS = ["Where it stops holding", "Exercises", "Differs from the paper", "References"]

@@ -120,6 +120,16 @@ def test_it_fits_the_window_and_can_be_read(visit, name, width, scheme):
     assert seen.page.evaluate(FAINT) == []
 
 
+@chapters
+def test_no_formula_begins_outside_the_window(visit, name):
+    """What is wider than a phone scrolls from its beginning: nothing lies left of the text, where no scrolling leads."""
+    seen = visit(name)
+    seen.look(390, "light")
+    cut = seen.page.evaluate("""[...document.querySelectorAll("article mjx-container[display=true] mjx-math")]
+        .filter(e => e.getBoundingClientRect().width && e.getBoundingClientRect().left < 0).map(e => e.textContent)""")
+    assert cut == []
+
+
 STRETCHED = """() => {
     const shape = (width, height) => width / height;
     const stretch = image => shape(image.width, image.height) / shape(image.naturalWidth, image.naturalHeight);
