@@ -33,17 +33,17 @@ def increment_correlation(lag):
 KURTOSIS = {"gaussian": 3.0, "rademacher": 1.0, "uniform": 1.8}  # E xi_j^4 / sigma^4
 
 
-def step_variance(H, T, Q, eta, sigma, law):
+def step_variance(H, T, F, eta, sigma, law):
     """Conditional variance of one coordinate of an Anti-PGD step given z, up to eta^2 O(sigma^6). Corrects (24).
 
-    H: (d,), T: (d, d), Q: (d, d, d), the derivatives at z of that coordinate of the gradient, of order 1 to 3.
+    H: (d,), T: (d, d), F: (d, d, d), the derivatives at z of that coordinate of the gradient, of order 1 to 3.
     law: a noise law of ``noise.py``; all are symmetric. PGD's own variance is sigma^2 exactly, equation (23).
     """
     check_law(law)
     excess = KURTOSIS[law] - 3
     from_T = T.square().sum() / 2 + excess / 4 * T.diagonal().square().sum()
-    from_HQ = torch.einsum("j,jkk->", H, Q) + excess / 3 * torch.einsum("j,jjj->", H, Q)
-    return eta**2 * (sigma**2 * H.square().sum() + sigma**4 * (from_T + from_HQ))
+    from_HF = torch.einsum("j,jkk->", H, F) + excess / 3 * torch.einsum("j,jjj->", H, F)
+    return eta**2 * (sigma**2 * H.square().sum() + sigma**4 * (from_T + from_HF))
 
 
 # --- Theorem 2.1 and appendix B: convergence of the regularised gradient ------------------------------------------
@@ -88,10 +88,10 @@ def gradient_bound(gap, N, eta, d, sigma, beta1, beta3, third_moment):
 
 
 def label_noise_covariance(jacobian, sigma, *, common=False):
-    """Covariance (d, d) of the gradient noise that label noise makes; ``L = sum of squares / (2 M)``. Corrects (9).
+    """Covariance (d, d) of the gradient noise that label noise makes, for ``L = sum of squares / (2 M)``; compare (9).
 
     jacobian: (M, d), the model's derivatives at each data point. Independent noise on each label gives sigma^2 / M
-    times the Gauss-Newton matrix; one common number for all labels, as printed, a matrix of rank one.
+    times the Gauss-Newton matrix; one common number for all labels, as in the paper, a matrix of rank one.
     """
     M = len(jacobian)
     if common:
@@ -136,13 +136,13 @@ def pgd_exit_time_bound(alpha, D, d, sigma):
 
 def pgd_left_exit_bound(alpha, D, d, sigma):
     """An upper bound on the probability to leave on the left; Rademacher noise, sigma^2 <= alpha^3 D / 2, d >= 2."""
-    delta = 64 * sigma**2 / (9 * alpha**3 * D)
-    return math.exp(-(d - 4 / 3) * alpha * (1 - alpha) / (2 * (1 + delta)))
+    chi = 64 * sigma**2 / (9 * alpha**3 * D)
+    return math.exp(-(d - 4 / 3) * alpha * (1 - alpha) / (2 * (1 + chi)))
 
 
-def pgd_dimension(alpha, p, delta=32 / 9):
-    """The dimension from which the bound above is at most p; 32/9 is the largest delta that the theorem admits."""
-    return 4 / 3 + 2 * (1 + delta) * math.log(1 / p) / (alpha * (1 - alpha))
+def pgd_dimension(alpha, p, chi=32 / 9):
+    """The dimension from which the bound above is at most p; 32/9 is the largest chi that the theorem admits."""
+    return 4 / 3 + 2 * (1 + chi) * math.log(1 / p) / (alpha * (1 - alpha))
 
 
 def pgd_left_exit_diffusion(alpha, D, d, eta):
@@ -180,15 +180,38 @@ def anti_reach(D, d, sigma, *, drawn=False):
     return math.sqrt(D) + (2 if drawn else 1) * sigma * math.sqrt(d)
 
 
+def anti_overshoot(D, d, sigma, eta, *, drawn=False):
+    """How far below zero a multiplier of v can come: a, with ``1 - eta |u_k|^2 >= -a`` for all k."""
+    return max(0.0, eta * anti_reach(D, d, sigma, drawn=drawn) ** 2 - 1)
+
+
+def anti_v_bound(D, d, sigma, eta, *, drawn=False):
+    """An upper bound on |v_k| for all k, where ``anti_confined`` holds: 2 sigma, or more if multipliers can be negative."""
+    return 2 * sigma / (1 - anti_overshoot(D, d, sigma, eta, drawn=drawn))
+
+
 def anti_confined(D, d, sigma, eta, *, drawn=False):
-    """The hypothesis of the bounds below: noise no longer than the start, and ``eta`` times the squared reach at most 1."""
-    return sigma * math.sqrt(d) <= math.sqrt(D) and eta * anti_reach(D, d, sigma, drawn=drawn) ** 2 <= 1
+    """The hypothesis of the bounds for Anti-PGD with Rademacher noise.
+
+    The noise is no longer than the start, the multipliers of v stay in (-1, 1] and, with the bound on v that follows,
+    those of u in [0, 1]; in the long run those of v are positive.
+    """
+    a, length = anti_overshoot(D, d, sigma, eta, drawn=drawn), sigma * math.sqrt(d)
+    return length <= math.sqrt(D) and a < 1 and 4 * eta * sigma**2 <= (1 - a) ** 2 and 4 * eta * length**2 < 1
 
 
-def anti_moment_bound(k, D, d, sigma, eta):
-    """An upper bound on E |u_k|^2 for k >= 1, Rademacher noise."""
-    decay = (1 - eta * sigma**2) ** (k - 1)
-    return 2 * d * sigma**2 + decay * (2 * sigma * math.sqrt(d * D) + D)
+def anti_moment_bound(k, D, d, sigma, eta, *, drawn=False):
+    """An upper bound on E |u_k|^2 for k >= 1, Rademacher noise. At k = 1 and with ``xi_0 = 0`` it is attained."""
+    length = sigma * math.sqrt(d)
+    highest = anti_reach(D, d, sigma, drawn=drawn) - length  # of the length without the newest noise
+    return 2 * length**2 + (1 - eta * sigma**2) ** (k - 1) * (highest**2 - length**2)
+
+
+def anti_moment_decay(k, D, d, sigma, eta, *, drawn=False):
+    """A sharper one with the right rate and limit, where ``anti_overshoot`` is zero; k >= 1."""
+    rate = 2 * eta * sigma**2 * (1 - 2 * eta * sigma**2)
+    start = D + d * sigma**2 if drawn else D
+    return anti_moment_limit(d, sigma, eta) + (1 - rate) ** (k - 1) * start
 
 
 def anti_moment_limit(d, sigma, eta):

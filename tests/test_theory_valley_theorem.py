@@ -16,7 +16,7 @@ SIGNS = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] *
 
 
 def floor(d):
-    return torch.cat([torch.full((d,), d**-0.5), torch.zeros(1)]).double().reshape(1, 1, -1)
+    return torch.tensor([d**-0.5] * d + [0.0], dtype=torch.float64).reshape(1, 1, -1)
 
 
 def drifts(alpha, sigma, points=200):
@@ -50,8 +50,8 @@ def test_bound_on_the_exit_time_is_optional_stopping():
 
 def test_dimension_is_where_the_bound_reaches_p():
     alpha, sigma = 0.3, 0.02
-    delta = 64 * sigma**2 / (9 * alpha**3)
-    d = theory.pgd_dimension(alpha, 0.05, delta=delta)
+    chi = 64 * sigma**2 / (9 * alpha**3)
+    d = theory.pgd_dimension(alpha, 0.05, chi=chi)
     assert theory.pgd_left_exit_bound(alpha, 1.0, d, sigma) == pytest.approx(0.05, rel=1e-12)
 
 
@@ -90,9 +90,30 @@ def test_reach_is_attained_and_confines(drawn):
     w = w0 - eta * WideningValley(d).gradient(w0) + worst - first
     assert w[:-1].norm().item() == pytest.approx(theory.anti_reach(1, d, sigma, drawn=drawn), rel=1e-12)
     edge = 1 / theory.anti_reach(1, d, sigma, drawn=drawn) ** 2
-    assert theory.anti_confined(1, d, sigma, 0.999 * edge, drawn=drawn)
-    assert not theory.anti_confined(1, d, sigma, 1.001 * edge, drawn=drawn)
-    assert not theory.anti_confined(1, d, 1.01 / math.sqrt(d), 1e-9, drawn=drawn)  # noise longer than the start
+    assert theory.anti_overshoot(1, d, sigma, 0.999 * edge, drawn=drawn) == 0
+    assert theory.anti_overshoot(1, d, sigma, 1.2 * edge, drawn=drawn) == pytest.approx(0.2)
+    assert theory.anti_v_bound(1, d, sigma, edge, drawn=drawn) == pytest.approx(2 * sigma)
+    assert theory.anti_v_bound(1, d, sigma, 1.2 * edge, drawn=drawn) == pytest.approx(2.5 * sigma)
+
+
+def confined(length, eta, d=4):
+    return theory.anti_confined(1, d, length / math.sqrt(d), eta)
+
+
+def test_each_part_of_the_hypothesis_of_confinement_counts():
+    assert confined(1.0, 0.1) and not confined(1.001, 0.1)  # the noise is no longer than the start
+    assert confined(0.2, 0.98 * (1 + 0.8) / 1.44) and not confined(0.2, 0.98 * 2 / 1.44)  # |v| = 2 sigma / (1 - a)
+    assert not confined(0.2, 4 / 1.44)  # a = 3
+    assert confined(0.9, 0.3) and not confined(0.9, 0.31)  # 4 eta d sigma^2 < 1
+
+
+def test_confinement_covers_all_of_the_papers_setting_without_a_first_noise():
+    for alpha in np.linspace(0.01, 0.999, 100):
+        for d in (1, 2, 3, 4, 5, 8, 20, 1000):
+            sigma = math.sqrt(min(alpha**3 / 2, 1 / (8 * alpha), alpha / (2 * d)))
+            assert theory.anti_confined(1, d, sigma, alpha / 2)
+            assert theory.anti_v_bound(1, d, sigma, alpha / 2) < 4 * sigma
+            assert theory.anti_confined(1, d, sigma, alpha / 2, drawn=True) or alpha > 0.65
 
 
 def test_anti_pgd_keeps_its_bounds_and_ends_at_the_limits():
@@ -128,11 +149,34 @@ def test_limits_are_the_fixed_points_of_the_contractions():
     assert theory.anti_trace_limit(d, sigma, eta) == pytest.approx(u + S + d * (v + sigma**2), rel=1e-10)
 
 
-def test_moment_bound_covers_all_of_its_terms():
-    """At k = 1 nothing has decayed: the bound is (sqrt(D) + sigma sqrt(d))^2 + d sigma^2."""
-    D, d, sigma = 2.0, 3, 0.1
-    expected = (math.sqrt(D) + sigma * math.sqrt(d)) ** 2 + d * sigma**2
-    assert theory.anti_moment_bound(1, D, d, sigma, 0.1) == pytest.approx(expected, rel=1e-12)
+def test_moment_bounds_start_at_the_exact_mean():
+    """The first step adds xi_1 to the start, less xi_0 where that is drawn: E |u_1|^2 over all signs."""
+    D, d, sigma, eta = 2.0, 3, 0.1, 0.1
+    signs = sigma * SIGNS[::2, :3]  # all signs of three coordinates, once each
+    u1 = math.sqrt(D) * floor(d)[0, 0, :-1] + signs
+    assert theory.anti_moment_bound(1, D, d, sigma, eta) == pytest.approx(u1.square().sum(-1).mean().item(), rel=1e-12)
+    longest = (math.sqrt(D) + 2 * sigma * math.sqrt(d)) ** 2
+    assert u1.square().sum(-1).mean() < theory.anti_moment_bound(1, D, d, sigma, eta, drawn=True) < longest
+    gamma = theory.anti_moment_limit(d, sigma, eta) - d * sigma**2
+    for drawn in (False, True):
+        exact = D + (1 + drawn) * d * sigma**2
+        assert theory.anti_moment_decay(1, D, d, sigma, eta, drawn=drawn) == pytest.approx(exact + gamma, rel=1e-12)
+
+
+def test_moment_bounds_hold_in_every_step_of_the_worst_recursion():
+    """The bounds' recursions, step by step: X' <= (1 - x) X for the excess, and m' <= (1 - (2 - 4x) x) m + 8 x^2 S."""
+    d, sigma, eta = 4, 0.2, 0.5
+    S, x = d * sigma**2, eta * sigma**2
+    for drawn in (False, True):
+        top = theory.anti_reach(1, d, sigma, drawn=drawn) - math.sqrt(S)
+        X, m = top - math.sqrt(S), 1.0 + (S if drawn else 0)
+        for k in range(1, 200):
+            assert theory.anti_moment_bound(k, 1, d, sigma, eta, drawn=drawn) == pytest.approx(
+                X * (top - math.sqrt(S)) + 2 * X * math.sqrt(S) + 2 * S, rel=1e-12
+            )
+            assert m + S <= theory.anti_moment_decay(k, 1, d, sigma, eta, drawn=drawn)
+            X, m = (1 - x) * X, (1 - (2 - 4 * x) * x) * m + 8 * x**2 * S
+        assert theory.anti_decay_time(sigma, eta) * -math.log(1 - (2 - 4 * x) * x) == pytest.approx(1, rel=3 * x)
 
 
 def test_length_decays_at_the_predicted_rate():
