@@ -31,7 +31,7 @@ FORMULA = re.compile(r"\$\$.*?\$\$|\$[^$]+\$", re.DOTALL)
 CODE = re.compile(r"`[^`]+`")
 # What looks like a decimal number and is an address, or the name of something in the paper.
 NAMES = re.compile(
-    r"\]\([^)]*\)|<[^>]*>|arXiv[: ]*[\d.]+"
+    r"\[\(\d+\.\d+\)\]\(#|\]\([^)]*\)|<[^>]*>|arXiv[: ]*[\d.]+"
     r"|\b(?:Theorem|Lemma|Corollary|Proposition|Remark|Section|Sec\.|Appendix|Figure|Fig\.)s?\s+[A-Z]?\.?\d[\d.]*"
     r"(?:(?:,| and|,? or| to|–)\s+[A-Z]?\.?\d[\d.]*)*",
     re.IGNORECASE,
