@@ -212,8 +212,9 @@ def test_it_carries_only_what_pages_load(html):
 
 def test_the_coverage_table_sorts_by_a_click_and_by_a_key(browser, html):
     page = Visit(browser, (html / "book" / "coverage.html").as_uri()).page
-    column = "[...document.querySelectorAll('article table tbody tr')].map(row => row.cells[1].textContent.trim())"
-    header = page.locator("article table thead th").nth(1)
+    column = """[...[...document.querySelectorAll("article table")].at(-1).tBodies[0].rows]
+        .map(row => row.cells[1].textContent.trim())"""
+    header = page.locator("article table").last.locator("thead th").nth(1)
     header.and_(page.locator("[aria-sort]")).wait_for()
     before = page.evaluate(column)
     header.click()
@@ -233,7 +234,7 @@ def test_the_graph_answers_the_keyboard_and_scrolls_in_its_own_box(browser, html
     page.locator(f"svg.claims a[data-name='{conclusion}']").focus()
     expected = {conclusion} | networkx.ancestors(graph, conclusion) | networkx.descendants(graph, conclusion)
     assert set(page.evaluate(near)) == expected
-    assert page.evaluate("document.activeElement.href").startswith("file:")
+    assert ".html#" in page.evaluate("document.activeElement.getAttribute('href')")
     page.keyboard.press("Tab")
     assert set(page.evaluate(near)) != expected
     assert page.evaluate("document.documentElement.scrollWidth") <= 390

@@ -3,7 +3,7 @@
 - An equation with a number of its own (a TeX tag) is set as it stands, without Sphinx's wrapping, which admits no tag.
 - The places in front of equations can be jumped to by `[words](#eq-name)`.
 - In an output that is HTML, links to chapters lead to their pages.
-- A quotation says by its first words what it is: what the paper says, a theorem, a verdict. It gets a class of style.
+- A quotation says by its first words what it is: what the paper says, a verdict, or else a theorem of ours. It gets a class of style.
 """
 
 import re
@@ -14,7 +14,6 @@ from sphinx.transforms import SphinxTransform
 PLACE = re.compile(r'<a id="([\w-]+)">')
 KINDS = {
     "paper": re.compile(r"The paper says"),
-    "theorem": re.compile(r"(Theorem|Lemma|Proposition|Corollary|Remark)\b"),
     "holds": re.compile(r"Holds:"),
     "caveat": re.compile(r"Holds, with a caveat:"),
     "corrected": re.compile(r"Corrected:"),
@@ -60,7 +59,8 @@ class Kinds(SphinxTransform):
         for quotation in self.document.findall(nodes.block_quote):
             strong = next(iter(quotation.findall(nodes.strong)), None)
             words = strong.astext() if strong else ""
-            quotation["classes"] += [kind for kind, pattern in KINDS.items() if pattern.match(words)]
+            kinds = [kind for kind, pattern in KINDS.items() if pattern.match(words)]
+            quotation["classes"] += kinds or ["theorem"]  # whatever else is set apart is a statement of ours
 
 
 def setup(app):
