@@ -101,22 +101,31 @@ def claim(name, finding, *, printed, corrected=None, caveat=False):
     corrected: whether our corrected statement holds, where there is one. caveat: whether what the reader should know
     besides is so (a hypothesis that is needed, a slip that nothing depends on): a measured condition, not a constant.
 
-    The verdict follows from these: holds; caveat; corrected (printed fails, ours holds); not-reproduced (printed
-    fails and there is none to put in its place). Raises AssertionError where our own correction fails, and
-    ValueError where a correction or a caveat stands beside a statement that does not call for it.
+    Raises what ``verdict`` raises, with the name.
     """
-    printed = bool(printed)
+    try:
+        found = verdict(printed=printed, corrected=corrected, caveat=caveat)
+    except (AssertionError, ValueError) as error:
+        raise type(error)(f"{name}: {error} ({finding})") from None
+    display(Shown(f"[{name}] {found}: {finding}", f"> **{SAID[found]}:** {label(name)}. {finding}"))
+
+
+def verdict(*, printed, corrected=None, caveat=False):
+    """The verdict that follows from what a cell found; the arguments are those of ``claim``.
+
+    Holds; caveat; corrected (printed fails, ours holds); not-reproduced (printed fails and there is none to put in its
+    place). Raises AssertionError where our own correction fails, and ValueError where a correction or a caveat stands
+    beside a statement that does not call for it.
+    """
     if corrected is not None and not bool(corrected):
-        raise AssertionError(f"the corrected form of {name} does not hold: {finding}")
+        raise AssertionError("the corrected form does not hold")
     if printed and corrected is not None:
-        raise ValueError(f"{name} holds as printed: it takes no correction.")
+        raise ValueError("it holds as printed, so it takes no correction")
     if caveat and not printed:
-        raise ValueError(f"{name} fails as printed: a caveat belongs to a statement that holds.")
+        raise ValueError("it fails as printed, and a caveat belongs to a statement that holds")
     if printed:
-        verdict = "caveat" if caveat else "holds"
-    else:
-        verdict = "not-reproduced" if corrected is None else "corrected"
-    display(Shown(f"[{name}] {verdict}: {finding}", f"> **{SAID[verdict]}:** {label(name)}. {finding}"))
+        return "caveat" if caveat else "holds"
+    return "not-reproduced" if corrected is None else "corrected"
 
 
 # How a verdict is said to a reader; the pages colour what begins with these words.

@@ -7,6 +7,7 @@ import torch
 
 from antipgd.book import SAID, Choice, at_scale, check, choose, claim, table
 from antipgd.claims import VERDICTS
+from book_markup import KINDS
 
 
 def test_quick_is_the_default(monkeypatch):
@@ -98,8 +99,10 @@ def test_a_verdict_follows_from_what_was_computed(displayed, arguments, verdict,
     assert repr(displayed[0]) == f"[eq-1] {verdict}: Found." and displayed[0].markdown == words
 
 
-def test_every_verdict_has_its_words():
+def test_every_verdict_has_its_words_by_which_the_pages_know_it():
     assert set(SAID) == set(VERDICTS) - {"not-attempted"}
+    for said, words in SAID.items():
+        assert [kind for kind, pattern in KINDS.items() if pattern.match(f"{words}:")] == [said]
 
 
 @pytest.mark.parametrize(

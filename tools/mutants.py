@@ -57,7 +57,7 @@ class Chapter:
 
     def __init__(self, name, book=BOOK):
         notebook = nbformat.read(book / f"{name}.ipynb", as_version=4)
-        self.name, self.cells, self.section_ends, self.section_starts = name, [], {}, {}
+        self.name, self.cells = name, []
         section, section_of = 0, []
         for cell in notebook.cells:
             if cell.cell_type == "markdown":
@@ -65,8 +65,9 @@ class Chapter:
             section_of.append(section)
             if cell.cell_type == "code":
                 self.cells.append((section, cell.source))
-        self.verdict = {claim: verdict for _, claim, verdict, _ in verdicts(notebook)}
-        self.section = {claim: section_of[index] for index, claim, _, _ in verdicts(notebook)}
+        found = verdicts(notebook)
+        self.verdict = {claim: verdict for _, claim, verdict, _ in found}
+        self.section = {claim: section_of[index] for index, claim, _, _ in found}
 
     def first_changed(self, mutant):
         """The index of the first code cell that the mutant changes. ValueError where its text does not occur once."""
@@ -92,14 +93,11 @@ def listen(heard):
     def check(statement, condition):
         heard.append(("check", statement, bool(condition)))
 
-    def claim(name, finding, *, printed, corrected=None, caveat=False):
-        if corrected is not None and not bool(corrected):
-            verdict = "our own correction fails"
-        elif bool(printed):
-            verdict = "caveat" if caveat else "holds"
-        else:
-            verdict = "not-reproduced" if corrected is None else "corrected"
-        heard.append(("claim", name, verdict))
+    def claim(name, finding, **found):
+        try:
+            heard.append(("claim", name, book.verdict(**found)))
+        except (AssertionError, ValueError) as error:
+            heard.append(("claim", name, str(error)))
 
     book.check, book.claim = check, claim
 
@@ -130,7 +128,8 @@ def run(source, space):
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         exec(compile(source, "cell", "exec"), space)
-    sys.modules["matplotlib.pyplot"].close("all") if "matplotlib.pyplot" in sys.modules else None
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
 
 
 def in_a_fork(chapter, mutant, start, space, heard):
@@ -199,9 +198,10 @@ def report(name):
     """Print a line for each mutant of the chapter as it is done; the number that survived, and how many there were."""
     survived = count = 0
     for mutant, said, seconds in examine(name):
+        noticed = isinstance(said, str) and said != ""
         count += 1
-        survived += not isinstance(said, str) or not said
-        mark = "noticed " if isinstance(said, str) and said else "SURVIVED"
+        survived += not noticed
+        mark = "noticed " if noticed else "SURVIVED"
         print(f"{mark} {name} {mutant.claim} ({seconds:.0f} s): {mutant.old!r} -> {mutant.new!r}: {said}", flush=True)
     return survived, count
 

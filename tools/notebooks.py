@@ -4,8 +4,10 @@
     python tools/notebooks.py NAME ...   # these
 
 On the way it numbers the equations: `$$ ... $$ (eq-name)` gets the number of its chapter and its own, "(8.3)", and a
-place to jump to; `[](#eq-name)` becomes that number, `[words](#eq-name)` keeps its words. Afterwards it writes what the
-cells found on the paper's statements to book/findings.json, and executes the pages that show them. A second run writes the same bytes. A chapter that fails, or that prints to stderr, is reported with the cell, and
+place to jump to; `[](#eq-name)` becomes that number, `[words](#eq-name)` keeps its words. What the cells found on the
+paper's statements goes to book/findings.json; the pages that show it are executed after that, or named.
+
+A second run writes the same bytes. A chapter that fails, or that prints to stderr, is reported with the cell, and
 its .ipynb stays as it was. With ANTIPGD_SCALE=full the notebooks go to _build/full/, because the ones in book/
 are what the tests run again, at the quick scale.
 """
