@@ -147,6 +147,7 @@ def box(svg, claim, x, y):
         link.set("href", f"{claim['chapter']}.ipynb#{claim['cell']}")
     ElementTree.SubElement(link, "title").text = f"{label(claim['id'])}: {VERDICTS[claim['verdict']]}"
     size = {"x": str(x), "y": str(y), "width": str(BOX[0]), "height": str(BOX[1]), "rx": "5"}
+    ElementTree.SubElement(link, "rect", {**size, "class": "ground", "fill": "white"})  # hides the lines behind the words
     ElementTree.SubElement(link, "rect", {**size, "fill": color, "fill-opacity": "0.15", "stroke": color, "stroke-width": "2"})
     middle = {"x": f"{x + BOX[0] / 2:g}", "y": f"{y + BOX[1] / 2 + 5:g}", "text-anchor": "middle"}
     ElementTree.SubElement(link, "text", {**middle, "fill": "currentColor", "font-size": "14"}).text = f"{sign} {words}"

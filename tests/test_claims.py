@@ -177,7 +177,7 @@ def test_the_graph_has_a_linked_box_for_each_statement_with_a_line_for_each_use(
     assert set(boxes) == {"eq-71", "eq-72", "thm-3.1", "fig-6", "fig-2"}  # eq-1 stands alone
     assert boxes["thm-3.1"].get("href") == "valley_theorem.ipynb#the-end" and boxes["fig-6"].get("href") is None
     assert [boxes[name].find("text").text for name in ("eq-72", "thm-3.1")] == ["✎ (72)", "✓ Thm 3.1"]
-    assert boxes["eq-71"].find("rect").get("stroke") == claims.SIGNS["corrected"][1]
+    assert boxes["eq-71"].findall("rect")[-1].get("stroke") == claims.SIGNS["corrected"][1]
     lines = {(line.get("data-from"), line.get("data-to")) for line in svg.iter("path")}
     assert lines == {("eq-71", "eq-72"), ("eq-72", "thm-3.1"), ("eq-71", "thm-3.1"), ("fig-2", "fig-6")}
 

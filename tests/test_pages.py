@@ -121,6 +121,16 @@ def test_it_fits_the_window_and_can_be_read(visit, name, width, scheme):
 
 
 @chapters
+def test_its_code_is_not_cut(visit, name):
+    seen = visit(name)
+    seen.look(1280, "light")
+    seen.page.evaluate("document.querySelectorAll('article details').forEach(details => { details.open = true; })")
+    cut = seen.page.evaluate("""[...document.querySelectorAll("article .cell_input pre")]
+        .filter(code => code.scrollWidth > code.clientWidth + 1).map(code => code.innerText)""")
+    assert cut == []
+
+
+@chapters
 def test_no_formula_begins_outside_the_window(visit, name):
     """What is wider than a phone scrolls from its beginning: nothing lies left of the text, where no scrolling leads."""
     seen = visit(name)
@@ -238,6 +248,10 @@ def test_the_graph_answers_the_keyboard_and_scrolls_in_its_own_box(browser, html
     page.keyboard.press("Tab")
     assert set(page.evaluate(near)) != expected
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    grounds = """[...document.querySelectorAll("svg.claims")].map(svg => getComputedStyle(svg.parentElement).backgroundColor)"""
+    page.emulate_media(color_scheme="dark")
+    page.wait_for_function("document.documentElement.dataset.theme === 'dark'")
+    assert page.evaluate(grounds) == ["rgba(0, 0, 0, 0)"]  # the page's own, dark where the page is
     assert page.evaluate("(box => box.scrollWidth > box.clientWidth)(document.querySelector('svg.claims').parentElement)")
 
 
