@@ -97,7 +97,7 @@ def summary(figure):
     """What a figure draws, in rounded numbers, one line for each of its lines, areas, images and bars.
 
     Each has its label and colour, and for every array behind it: the number of values, the first and the last, the
-    least and the greatest, their mean, an unevenly weighted mean, and how many are not finite. Another array makes another text.
+    least and the greatest, their mean above the least, plain and unevenly weighted, and how many are not finite. Another array makes another text.
     """
     lines = [f"figure of {len(figure.axes)} axes"]
     for number, ax in enumerate(figure.axes, start=1):
@@ -147,7 +147,8 @@ def numbers(values):
     finite = values[np.isfinite(values)]
     text = f"({len(values)})"
     if len(finite):
+        above = finite - finite.min()  # not negative: their means do not cancel down to the rounding of the values
         uneven = 1 + np.sin(np.arange(len(finite))) / 2  # so that the order counts as well
-        parts = [finite[0], finite[-1], finite.min(), finite.max(), finite.mean(), (uneven * finite).mean()]
+        parts = [finite[0], finite[-1], finite.min(), finite.max(), above.mean(), (uneven * above).mean()]
         text += " {} to {}, {} to {}, {}, {}".format(*(f"{part:#.6g}" for part in parts))
     return text + (f", {len(values) - len(finite)} not finite" if len(finite) < len(values) else "")

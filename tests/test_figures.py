@@ -152,6 +152,6 @@ def test_the_summary_names_what_it_describes(ax):
     assert summary(ax.figure).splitlines() == [
         "figure of 1 axes",
         "axes 1: 'A title', 'x', 'y'",
-        "  Line2D 'PGD' #d55e00; x (2) 1.00000 to 2.00000, 1.00000 to 2.00000, 1.50000, 1.92074; "
-        "y (2) 3.00000 to 3.00000, 3.00000 to 3.00000, 3.00000, 3.00000, 1 not finite",
+        "  Line2D 'PGD' #d55e00; x (2) 1.00000 to 2.00000, 1.00000 to 2.00000, 0.500000, 0.710368; "
+        "y (2) 3.00000 to 3.00000, 3.00000 to 3.00000, 0.00000, 0.00000, 1 not finite",
     ]
