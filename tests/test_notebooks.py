@@ -14,8 +14,9 @@ from set_repository import address
 
 CHAPTERS = notebooks.listed()
 PAGES = {"intro", "coverage", "differences", "notation"}  # these teach no section of the paper, and have no exercises
-# Chapters that train networks on data: on another processor, rounding grows until printed digits differ.
-TRAINED = {"your_optimizer"}
+# Cells that show runs in which rounding grows until printed digits differ on another processor: trained networks, PGD
+# near the edge of stability. Their outputs are not compared, their checks are. So many of them a chapter has at most.
+ROUNDING_GROWS = {"your_optimizer": 11, "widening_valley": 3, "linear_networks": 1}
 SECTIONS = ["Where it stops holding", "Exercises", "Differs from the paper", "References"]
 
 COLAB = """\
@@ -89,9 +90,9 @@ def test_no_cell_failed_or_complained(name):
 
 
 @chapters
-def test_its_outputs_are_compared_unless_they_come_from_trained_networks(name):
+def test_its_outputs_are_compared_but_where_rounding_grows(name):
     ignored = [cell for cell in code_cells(read(name)) if "nbval-ignore-output" in cell.metadata.get("tags", [])]
-    assert not ignored or name in TRAINED
+    assert len(ignored) <= ROUNDING_GROWS.get(name, 0)
 
 
 @chapters
