@@ -67,7 +67,8 @@ def choose(scores, *, edges="refuse", **grids):
 
     scores: shape (len of the first grid, len of the second, ...), a mean over what was set aside for choosing; lower is
     better. grids: the increasing values along each axis, by name, in the order of the axes.
-    edges: "refuse" raises where the best lies on the edge of a grid; "say" returns it with the grids' names.
+    edges: "refuse" raises where the best lies on the edge of a grid, or beside settings whose runs failed, since then
+    nothing shows that the score rises again before they do; "say" returns it with the grids' names.
 
     Raises ValueError for an edge, for a score that is not a number (a run that failed has the score infinity), and for
     scores of another shape than the grids.
@@ -79,11 +80,21 @@ def choose(scores, *, edges="refuse", **grids):
         raise ValueError("A score is not a number: give a run that failed the score infinity.")
     at = torch.unravel_index(scores.argmin(), scores.shape)
     setting = {name: grid[i] for (name, grid), i in zip(grids.items(), at)}
-    on_edge = tuple(name for (name, grid), i in zip(grids.items(), at) if i in (0, len(grid) - 1))
+    on_edge = tuple(name for axis, name in enumerate(grids) if at_an_edge(scores, at, axis))
     if on_edge and edges == "refuse":
         where = ", ".join(f"{name} = {setting[name]:g}" for name in on_edge)
-        raise ValueError(f"The best setting lies on the edge of its grid: {where}. Extend the grid beyond it.")
+        raise ValueError(
+            f"The best setting lies on the edge of its grid, or beside runs that failed: {where}. Extend the grid beyond "
+            "it, or refine it there."
+        )
     return Choice(setting, scores[at].item(), on_edge)
+
+
+def at_an_edge(scores, at, axis):
+    """Whether the grid ends at this place along this axis, or has only failed runs on one side of it."""
+    along = scores[tuple(slice(None) if other == axis else i for other, i in enumerate(at))]
+    i = at[axis]
+    return bool(i in (0, len(along) - 1) or along[i - 1].isinf() or along[i + 1].isinf())
 
 
 def check(statement, condition):

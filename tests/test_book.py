@@ -72,9 +72,16 @@ def test_a_choice_inside_its_grid():
 def test_a_choice_on_an_edge_is_refused_by_the_name_of_the_grid(at, edge):
     scores = torch.ones(3, 3)
     scores[at] = 0
-    with pytest.raises(ValueError, match=f"edge of its grid: {edge}. Extend"):
+    with pytest.raises(ValueError, match=f"edge of its grid, or beside runs that failed: {edge}. Extend"):
         choose(scores, lr=[0.1, 0.2, 0.3], sigma=[1, 2, 4])
     assert choose(scores, edges="say", lr=[0.1, 0.2, 0.3], sigma=[1, 2, 4]).edges == (edge.split()[0],)
+
+
+def test_what_lies_beside_failed_runs_is_an_edge_too():
+    with pytest.raises(ValueError, match="beside runs that failed: lr = 2"):
+        choose([3.0, 2.0, math.inf], lr=[1, 2, 3])
+    assert choose([3.0, 2.0, math.inf], edges="say", lr=[1, 2, 3]).edges == ("lr",)
+    assert choose([3.0, 2.0, 2.5, math.inf], lr=[1, 2, 3, 4]).setting == {"lr": 2}
 
 
 def test_a_failed_run_is_not_chosen_and_a_missing_score_is_refused():
