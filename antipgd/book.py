@@ -108,7 +108,8 @@ def claim(name, finding, *, printed, corrected=None, caveat=False):
     """Show the verdict on one statement of the paper: ``[name] verdict: finding``.
 
     name: its id in ``book/claims.yml``, such as "eq-24" or "thm-2.1". finding: what the cell found, in words that can
-    be read alone, as Markdown: the coverage table repeats them. printed: whether the statement holds as it is printed.
+    be read alone, as Markdown: the coverage table repeats them. printed: whether the statement holds as it is printed,
+    or as a line beside an evident slip shows that it is meant (the caveat is then that the printed form is off).
     corrected: whether our corrected statement holds, where there is one. caveat: whether what the reader should know
     besides is so (a hypothesis that is needed, a slip that nothing depends on): a measured condition, not a constant.
 

@@ -10,7 +10,8 @@ import yaml
 
 VERDICTS = {
     "holds": "true as printed",
-    "caveat": "true, with something the reader should know",
+    "caveat": "true, with something the reader should know; or an evident slip, which a line beside it sets right and on "
+    "which nothing depends",
     "corrected": "false as printed; the book gives the true form",
     "not-reproduced": "did not come out here, and there is nothing to put in its place",
     "not-attempted": "not treated yet",
