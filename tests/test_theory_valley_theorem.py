@@ -42,6 +42,14 @@ def test_pgd_drifts_outwards_and_its_supermartingale_falls(alpha, part):
     assert (-theta * change).exp().mean(1).max() <= 1
 
 
+@pytest.mark.parametrize("alpha, D, d, sigma", [(0.25, 1.0, 3, 0.03), (0.5, 1.0, 8, 0.25), (0.9, 4.0, 20, 1.2)])
+def test_left_exit_bound_has_the_largest_exponent_that_the_drift_pays_for(alpha, D, d, sigma):
+    """With |u|^2 <= D / alpha, |v| <= 2 sigma / alpha^2: omega^2 / 2 times the squares of the signs is omega times the drift."""
+    squares = (4 * D / alpha + (8 / 3 * 2 * sigma / alpha**2) ** 2) * sigma**2
+    omega = 2 * theory.pgd_drift(d, sigma) / squares
+    assert math.log(theory.pgd_left_exit_bound(alpha, D, d, sigma)) == pytest.approx(-omega * (D - alpha * D), rel=1e-12)
+
+
 def test_bound_on_the_exit_time_is_optional_stopping():
     alpha, d, sigma = 0.5, 5, 0.1
     highest = (math.sqrt(1 / alpha) + sigma * math.sqrt(d)) ** 2
