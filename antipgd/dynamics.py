@@ -305,18 +305,20 @@ class Interval:
     n: torch.Tensor
 
 
-def over_seeds(values, dim=-2):
+def over_seeds(values, dim=-2, *, leave_out_lost=False):
     """Mean and 95 % interval (Student's t) over the axis of seeds, for values such as (T, S, C).
 
-    Runs that are not finite are left out and lower n: look at n before you read the mean. Where fewer than two
-    are left, there is no interval and the entries are NaN.
+    A run that is not finite makes its mean and interval NaN: a mean over those that are left hides that one was lost.
+    leave_out_lost: take the mean over those that are left all the same, and say how many they are: n, in the result.
+    Where fewer than two are left, there is no interval and the entries are NaN.
     """
     finite = values.isfinite()
     n = finite.sum(dim)
     kept = torch.where(finite, values, torch.zeros_like(values))
-    mean = torch.where(n > 0, kept.sum(dim) / n, torch.nan)
+    mean = kept.sum(dim) / n
     spread = torch.where(finite, values - mean.unsqueeze(dim), torch.zeros_like(values))
     variance = spread.square().sum(dim) / (n - 1)
     quantile = torch.as_tensor(stats.t.ppf(0.975, np.maximum(n.cpu().numpy() - 1, 1))).to(values)
-    half = torch.where(n > 1, quantile * (variance / n).sqrt(), torch.nan)
-    return Interval(torch.where(n > 1, mean, torch.nan), half, n)
+    enough = (n > 1) if leave_out_lost else (n == values.shape[dim]) & (n > 1)
+    half = quantile * (variance / n).sqrt()
+    return Interval(torch.where(enough, mean, torch.nan), torch.where(enough, half, torch.nan), n)

@@ -189,6 +189,81 @@ class LinearNetwork(LeastSquares):
         return gradient
 
 
+class MatrixSensing(LeastSquares):
+    """``L(U) = sum_i (<A_i, U U^T> - y_i)**2 / (2 M)`` for a matrix U with n rows and k columns (paper, equation 80).
+
+    A point is U, row by row, so ``dim = n * k``. A: (M, n, n), one set of measurements for all runs; or
+    (seeds, M, n, n), one for each seed, for weights of shape (..., seeds, configurations, n * k). y: (M,) or
+    (seeds, M). columns: k, as many as rows if not given. The loss sees only the symmetric parts of the A_i.
+    """
+
+    def __init__(self, A, y, columns=None):
+        if A.dim() not in (3, 4) or A.shape[-1] != A.shape[-2]:
+            raise ValueError(f"A is of shape {tuple(A.shape)}: give square matrices, (M, n, n) or (seeds, M, n, n).")
+        symmetric = (A + A.mT) / 2
+        self.n = A.shape[-1]
+        self.columns = self.n if columns is None else columns
+        self.dim, self.samples = self.n * self.columns, A.shape[-3]
+        self.A, self.y = beside_configurations(symmetric.flatten(-2), y)
+        traces = symmetric.diagonal(dim1=-2, dim2=-1).sum(-1)
+        self.traces = traces if A.dim() == 3 else traces.unsqueeze(-2)  # as y
+        # U counts through these two matrices in the Hessian trace: the sums of A_i^2 and of tr(A_i) A_i.
+        sums = [(symmetric @ symmetric).sum(-3), (traces[..., None, None] * symmetric).sum(-3)]
+        self._squares, self._weighted = (each.unsqueeze(-3) if A.dim() == 4 else each for each in sums)
+
+    @classmethod
+    def low_rank(cls, seeds, *, n=20, rank=5, M=100, test_samples=100, norm=1.0, label_noise=0.0, dtype=torch.float64):
+        """The paper's problem, drawn anew for each seed: (training landscape, test landscape, the matrices X*).
+
+        X* = V V^T with V of standard normal entries, n by rank, then scaled to the spectral norm ``norm`` (None leaves it
+        as it is); X*: (seeds, n, n). The entries of the A_i are standard normal. The training targets are <A_i, X*> plus
+        Gaussian noise of standard deviation ``label_noise``, the test targets are exact.
+        """
+        seeds = list(seeds)
+        drawn = [low_rank_draws(seed, (n, rank), M + test_samples, M) for seed in seeds]
+        V, A, noise = (torch.stack(parts) for parts in zip(*drawn))
+        target = V @ V.mT
+        if norm is not None:
+            target = target * (norm / torch.linalg.matrix_norm(target, ord=2))[:, None, None]
+        y = torch.einsum("smij,sij->sm", A, target)
+        y[:, :M] += label_noise * noise
+        A, y, target = A.to(dtype), y.to(dtype), target.to(dtype)
+        return cls(A[:, :M], y[:, :M]), cls(A[:, M:], y[:, M:]), target
+
+    def matrix(self, w):
+        """U, shape (..., n, k)."""
+        return w.unflatten(-1, (self.n, self.columns))
+
+    def residuals(self, w):
+        U = self.matrix(w)
+        return (U @ U.mT).flatten(-2) @ self.A.mT - self.y
+
+    def pull_back(self, w, residuals):
+        weighted = (residuals @ self.A).unflatten(-1, (self.n, self.n))
+        return (weighted @ self.matrix(w)).flatten(-2).mul_(2 / self.samples)
+
+    def loss(self, w):
+        return self.residuals(w).square().sum(-1) / (2 * self.samples)
+
+    def hessian_trace(self, w):
+        U = self.matrix(w)
+        from_weights = 4 * (U * (self._squares @ U)).sum((-2, -1))
+        from_residuals = 2 * self.columns * (self.residuals(w) * self.traces).sum(-1)
+        return (from_weights + from_residuals) / self.samples
+
+    def trace_gradient(self, w):
+        total = 8 * self._squares + 4 * self.columns * self._weighted
+        return (total @ self.matrix(w)).flatten(-2) / self.samples
+
+
+def low_rank_draws(seed, shape, measurements, noisy):
+    """V of this shape, measurement matrices, and noise for the first ``noisy`` of them, all standard normal."""
+    generator = torch.Generator().manual_seed(seed)
+    n = shape[0]
+    sizes = (shape, (measurements, n, n), (noisy,))
+    return [torch.randn(size, dtype=torch.float64, generator=generator) for size in sizes]
+
+
 def beside_configurations(X, y):
     """The data, checked, with y given the axis of configurations where there is one data set for each seed."""
     if X.dim() not in (2, 3) or X.shape[:-1] != y.shape:

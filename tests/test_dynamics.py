@@ -512,12 +512,20 @@ def test_interval_over_seeds_is_students(dim):
         assert got.n[index] == n == 5
 
 
-def test_runs_that_are_not_finite_are_left_out_of_the_interval():
+def test_a_run_that_is_lost_makes_no_mean_unless_told():
+    values = normal(6, 3)
+    values[2, 1] = torch.inf
+    got = over_seeds(values)
+    assert got.mean.isfinite().tolist() == got.half.isfinite().tolist() == [True, False, True]
+    assert got.n.tolist() == [6, 5, 6]
+
+
+def test_runs_that_are_not_finite_are_left_out_of_the_interval_if_told():
     values = normal(6, 4)
     values[0, 0], values[1, 0], values[2, 0] = torch.nan, torch.inf, -torch.inf
     values[1:, 1] = torch.nan  # one run left
     values[:, 2] = torch.inf  # none left
-    got = over_seeds(values)
+    got = over_seeds(values, leave_out_lost=True)
     assert got.n.tolist() == [3, 1, 0, 6]
     assert got.mean.isfinite().tolist() == got.half.isfinite().tolist() == [True, False, False, True]
     assert (got.mean[0].item(), got.half[0].item(), 3) == pytest.approx(by_hand(values[:, 0].tolist()), rel=1e-12)
@@ -533,8 +541,9 @@ def test_diverged_runs_lower_the_number_of_seeds():
     w0 = torch.ones(4, 1, 1, dtype=torch.float64)
     w0[0] = start_that_leaves_at(1.0, 10)
     path = run(Hill(), w0, [gd(1.0)], 20, seeds=range(4), record=[0, 9, 10, 20])
-    assert over_seeds(path.w[..., 0]).n.flatten().tolist() == [4, 4, 3, 3]
-    close(over_seeds(path.w[..., 0]).mean[2:, 0], torch.tensor([2.0**10, 2.0**20], dtype=torch.float64))
+    left = over_seeds(path.w[..., 0], leave_out_lost=True)
+    assert left.n.flatten().tolist() == [4, 4, 3, 3]
+    close(left.mean[2:, 0], torch.tensor([2.0**10, 2.0**20], dtype=torch.float64))
 
 
 def test_descended_is_gradient_descent_from_every_snapshot(regression):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.autograd.functional import hessian
 
-from antipgd.landscapes import Landscape, LeastSquares, LinearNetwork, QuadraticRegression, WideningValley
+from antipgd.landscapes import Landscape, LeastSquares, LinearNetwork, MatrixSensing, QuadraticRegression, WideningValley
 
 QUANTITIES = ("loss", "gradient", "hessian_trace", "trace_gradient")
 D, M, S = 4, 3, 2
@@ -34,6 +34,9 @@ SHARED = QuadraticRegression(*data(M))
 NETWORK = LinearNetwork(*data(M))
 PER_SEED_X, PER_SEED_Y = data(S, M)
 
+MATRICES, LABELS = normal(S, M, 2, 2, seed=3), normal(S, M, seed=4)
+SENSING = MatrixSensing(MATRICES[0], LABELS[0])  # two by two, so dim is D
+
 CASES = {
     "valley": Case(WideningValley(D - 1), FREE, lambda run: WideningValley(D - 1)),
     "regression, one data set": Case(SHARED, FREE, lambda run: SHARED),
@@ -47,6 +50,12 @@ CASES = {
         LinearNetwork(PER_SEED_X, PER_SEED_Y),
         [(S, 1), (S, 5), (3, S, 5)],
         lambda run: LinearNetwork(PER_SEED_X[run[-2]], PER_SEED_Y[run[-2]]),
+    ),
+    "matrix sensing, one data set": Case(SENSING, FREE, lambda run: SENSING),
+    "matrix sensing, a data set per seed": Case(
+        MatrixSensing(MATRICES, LABELS),
+        [(S, 1), (S, 5), (3, S, 5)],
+        lambda run: MatrixSensing(MATRICES[run[-2]], LABELS[run[-2]]),
     ),
 }
 ONE_RUN = {name: case.of_run((0, 0)) for name, case in CASES.items()}
@@ -201,3 +210,49 @@ def test_sparse_network_is_solved_by_every_split_of_its_coefficients():
         w = torch.cat([target / v, torch.tensor([v], dtype=torch.float64)]).expand(S, 1, 6)
         close(train.loss(w), torch.zeros(S, 1))
         close(test.loss(w), torch.zeros(S, 1))
+
+
+def test_sensing_by_hand():
+    A = torch.tensor([[[1.0, 2.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 1.0]]], dtype=torch.float64)
+    fit = MatrixSensing(A, torch.tensor([1.0, 1.0], dtype=torch.float64), columns=1)
+    U = torch.tensor([1.0, 2.0], dtype=torch.float64)  # U U^T = (1 2; 2 4)
+    assert (fit.dim, fit.samples, fit.columns) == (2, 2, 1)
+    close(fit.residuals(U), [1 + 2 * 2 - 1, 4 - 1])  # 4 and 3
+    close(fit.loss(U), (16 + 9) / 4)
+    close(fit.gradient(U), [4 * (1 + 2), 4 * 1 + 3 * 2])  # r_1 (1 1; 1 0) U + r_2 (0 0; 0 1) U
+    close(fit.hessian_trace(U), (4 * (9 + 1 + 4) + 2 * (4 * 1 + 3 * 1)) / 2)
+
+
+def test_low_rank_problem_is_solved_by_every_root_of_its_matrix():
+    train, test, target = MatrixSensing.low_rank(range(S), n=4, rank=2, M=5, test_samples=7)
+    close(torch.linalg.matrix_norm(target, ord=2), torch.ones(S))
+    assert torch.linalg.matrix_rank(target).tolist() == [2] * S
+    values, vectors = torch.linalg.eigh(target)
+    U = vectors * values.clamp(min=0).sqrt().unsqueeze(-2)
+    turned = U @ torch.linalg.qr(normal(4, 4))[0]
+    for root in (U, turned):
+        w = root.flatten(-2).unsqueeze(-2)
+        close(train.loss(w), torch.zeros(S, 1))
+        close(test.loss(w), torch.zeros(S, 1))
+        close(train.gradient(w), torch.zeros(S, 1, 16))
+    close(train.hessian_trace(U.flatten(-2).unsqueeze(-2)), train.hessian_trace(turned.flatten(-2).unsqueeze(-2)))
+    assert (train.A.shape, test.A.shape) == ((S, 5, 16), (S, 7, 16))
+
+
+def test_low_rank_problem_is_fixed_by_each_seed_scaled_and_noisy_as_said():
+    both, test, target = MatrixSensing.low_rank([0, 1], norm=None)
+    again, _, again_target = MatrixSensing.low_rank([1, 0], norm=3.0, label_noise=0.5)
+    assert both.A.equal(again.A.flip(0)) and not both.A[0].equal(both.A[1])
+    close(torch.linalg.matrix_norm(again_target, ord=2), torch.full((2,), 3.0))
+    ratio = again_target.flip(0) / target
+    close(ratio, ratio[:, :1, :1].expand_as(ratio), 1e-9)
+    noise = again.y[:, 0] - (again.A @ again_target.flatten(-2).unsqueeze(-1)).squeeze(-1)
+    values = noise.flatten() / 0.5
+    assert values.mean().abs() < 4 / 200**0.5 and (values.square().mean() - 1).abs() < 4 * (2 / 200) ** 0.5
+    assert len(torch.cat([both.A, test.A], dim=1).flatten(0, 1).unique(dim=0)) == 400
+
+
+@pytest.mark.parametrize("A, y", [((3, 2), (3,)), ((3, 2, 3), (3,)), ((3, 2, 2), (2,)), ((2, 3, 2, 2), (3,))])
+def test_measurements_of_another_shape_are_refused(A, y):
+    with pytest.raises(ValueError, match=r"\(seeds, M"):
+        MatrixSensing(torch.ones(A), torch.ones(y))
