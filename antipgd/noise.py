@@ -20,9 +20,19 @@ import torch
 
 SQRT3 = math.sqrt(3.0)
 
+
+def random_signs(out, generator):
+    """Fill ``out`` with +1 and -1: 64 of them from each draw of 64 bits, several times cheaper than 64 draws."""
+    bits = torch.empty(-(-out.numel() // 64), dtype=torch.int64, device=out.device)
+    bits.random_(-(2**63), None, generator=generator)
+    places = torch.arange(8, dtype=torch.uint8, device=out.device).unsqueeze(-1)
+    signs = (bits.view(torch.uint8) >> places).bitwise_and_(1).view(torch.int8).mul_(2).sub_(1)
+    return out.copy_(signs.flatten()[: out.numel()].view(out.shape))
+
+
 LAWS = {
     "gaussian": lambda out, generator: out.normal_(generator=generator),
-    "rademacher": lambda out, generator: out.bernoulli_(0.5, generator=generator).mul_(2).sub_(1),
+    "rademacher": random_signs,
     "uniform": lambda out, generator: out.uniform_(-SQRT3, SQRT3, generator=generator),
 }
 

@@ -475,6 +475,18 @@ def test_support_of_the_bounded_laws():
     assert 1.7 < draw("uniform", out, generator).abs().max() <= 3**0.5
 
 
+@pytest.mark.parametrize("lag", [1, 2, 7, 8, 63, 64, 12_500, 25_000])
+def test_signs_that_come_from_one_word_are_independent(lag):
+    x = draw("rademacher", torch.empty(100_000, dtype=torch.float64), torch.Generator().manual_seed(0))
+    assert agrees(x[lag:] * x[:-lag], 0)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (7, 9), (64,), (65,), (0,)])
+def test_signs_fill_every_shape(shape):
+    x = draw("rademacher", torch.full(shape, 5.0), torch.Generator().manual_seed(0))
+    assert x.shape == shape and (x.abs() == 1).all()
+
+
 @every_law
 @pytest.mark.parametrize("cls", [SGD, Adam])
 def test_increments_of_anti_pgd_are_anticorrelated(cls, law):
