@@ -46,7 +46,7 @@ class Experiment:
     start: float = 1.0
     """Standard deviation of the starting weights, drawn from a normal distribution (chosen: the paper does not say)."""
     descent: int = 10_000
-    """Steps of noise-free gradient descent at the end, for the values "stop" (chosen)."""
+    """Steps of noise-free gradient descent at the end, at the first learning rates, for the values "stop" (chosen)."""
 
     def __post_init__(self):
         if not self.lrs or not self.seeds:
@@ -155,8 +155,8 @@ def compute(experiment, steps=None):
     record, methods = recorded(experiment, steps), experiment.methods()
     train, test = experiment.landscapes()
     runs = run(train, experiment.starts(train.dim), methods, record[-1].item(), seeds=experiment.seeds, record=record)
-    lr = torch.tensor([method.lr for method in methods]).unsqueeze(-1)
-    stop = descend(train, runs.w[-1], lr, experiment.descent)
+    lr = torch.tensor(experiment.lrs).repeat_interleave(len(methods) // len(experiment.lrs))  # for SGD, too
+    stop = descend(train, runs.w[-1], lr.unsqueeze(-1), experiment.descent)
     losses = {"test_loss": test.loss, "trace": train.hessian_trace, "train_loss": train.loss}
     points = {"w": runs.w, "z": runs.z, "stop": stop}
     values = {f"{name} {at}": loss(w).double() for name, loss in losses.items() for at, w in points.items()}
