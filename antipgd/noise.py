@@ -7,16 +7,21 @@ After every step of the optimizer the weights move by
 ``cancel = 1`` is Anti-PGD, ``cancel = 0`` is PGD, and the numbers between are the dial from one to the
 other. The noise is added to the weights and not to the gradient: the learning rate does not scale it and
 momentum does not filter it. Both would break the cancellation on which the method rests.
+
+Here stand the law of the noise and the rule. What may carry it, and what is refused, is in ``guards.py``.
 """
 
 import contextlib
 import hashlib
+import itertools
 import math
+import numbers
 import struct
-import warnings
-import weakref
 
 import torch
+
+from antipgd import guards
+from antipgd.guards import ENTRIES, is_sharded, local, part_of
 
 SQRT3 = math.sqrt(3.0)
 
@@ -35,6 +40,11 @@ LAWS = {
     "rademacher": random_signs,
     "uniform": lambda out, generator: out.uniform_(-SQRT3, SQRT3, generator=generator),
 }
+
+
+def check_law(law):
+    if law not in LAWS:
+        raise ValueError(f"Unknown noise law {law!r}. Choose one of: {', '.join(LAWS)}.")
 
 
 def draw(law, out, generator):
@@ -63,165 +73,271 @@ class CorrelatedNoise:
 
     The optimizer stays the caller's own object: schedulers, gradient scalers, ``state_dict`` and training
     frameworks see what they saw before. It starts with ``xi_0 = 0``. One draw is made per step of the
-    optimizer, for each parameter that has a gradient.
+    optimizer, for each parameter that has a gradient (of a step with a closure: after the closure's last call).
 
-    optimizer: a ``torch.optim.Optimizer``.
+    optimizer: a ``torch.optim.Optimizer``, and not a wrapper around one.
     sigma: standard deviation of each coordinate of xi, in the units of the weights; >= 0.
     cancel: the share of the previous perturbation that is taken back, in [0, 1], dimensionless.
     law: "gaussian", "rademacher" or "uniform".
-    seed: 64-bit integer. Every draw is keyed by (seed, step, group, parameter), so it needs no saved generator,
-        replicas of a model agree without talking, and the global random state is left alone.
+    seed: 64-bit integer; by default the next number of this process, 0, 1, ..., so that two optimizers have
+        different noise. Every draw is keyed by (seed, step, group, parameter): it needs no saved generator, replicas
+        of a model agree without talking, and the global random state is left alone. A sharded parameter (DTensor)
+        gets its part of the noise of the whole tensor, so that the run does not depend on how the tensor is cut.
 
     Five entries join every parameter group: ``sigma`` and ``cancel`` (change them at any time, per group),
     ``noise_law``, ``noise_seed`` and ``noise_step``. A group that has one already, from the caller or from a
-    loaded checkpoint, keeps its own; loading a checkpoint brings its values along, as it does for ``lr``.
-    The current xi stands in ``optimizer.state[p]["xi"]`` and is saved with the rest.
+    loaded checkpoint, keeps its own; loading a checkpoint brings its values along, as it does for ``lr``. A group
+    that is added later has them from its first step on. The current xi stands in ``optimizer.state[p]["xi"]`` and
+    is saved with the rest; like torch's own momenta it is written in place, so a ``state_dict`` that is kept in
+    memory and not copied follows the training.
 
     A model without noise on BatchNorm is one line:
     ``SGD([{"params": weights}, {"params": norms, "sigma": 0.0}], lr=0.1)``.
 
-    Copies and pickles of an optimizer lose their hooks, in torch: attach the noise to the copy.
+    A copy or an unpickled noise object is attached to its copy of the optimizer. An optimizer that is copied or
+    unpickled alone loses its hooks, in torch, and its first step warns of that: attach the noise to the copy.
 
-    Raises TypeError for something that is no optimizer, for complex or sharded parameters, and, at the step,
-    for sparse gradients; ValueError for a bad sigma, cancel, law or seed, RuntimeError where noise is attached
-    already. All are raised before anything has changed. Warns on half-precision parameters.
+    Raises TypeError for something that is no optimizer or a wrapper around one, for complex parameters, for parameters
+    whose shards cannot be told apart (FSDP1, ZeRO), and, at the step, for sparse gradients; ValueError for a bad sigma,
+    cancel, law or seed, or where the optimizer has a setting of one of these names; RuntimeError where noise is
+    attached already. All are raised before anything has changed. Warns on half-precision parameters.
     Source: paper, equations (1) and (2).
     """
 
-    def __init__(self, optimizer, sigma, *, cancel, law="gaussian", seed=0):
-        check_optimizer(optimizer)
-        self._defaults = {
+    def __init__(self, optimizer, sigma, *, cancel, law="gaussian", seed=None):
+        guards.check_optimizer(optimizer)
+        self._entries = checked({
             "sigma": sigma,
             "cancel": cancel,
             "noise_law": law,
-            "noise_seed": seed,
+            "noise_seed": next(_seeds) if seed is None else seed,
             "noise_step": 0,
-        }
-        check_group(self._defaults)
-        # Plain floats: a checkpoint that holds numpy's does not load with weights_only=True.
-        self._defaults.update(sigma=float(sigma), cancel=float(cancel))
+        })
         for group in optimizer.param_groups:
-            check_group({**self._defaults, **group})
-        warn_of_half_precision(optimizer)
-
+            checked({**self._entries, **group})
         self.optimizer = optimizer
         self._generators = {}
         self._away = False  # the weights stand at z for the moment
-        optimizer.defaults.update(self._defaults)  # groups that are added later inherit these
-        self._fill_groups(optimizer)
+        self._seen = set()  # ids of the parameters that were checked
+        self._carriers = {}  # id of a parameter that has a xi: (the parameter, its xi, its group)
+        self._resting = set()  # ids of the parameters whose xi is zero
+        self._stepping = {}  # of the step that is under way, parameters with a gradient: (number of group, of parameter)
+        self._follow_groups()
+        self._know_carriers()
+        # In place of these calls a compiled step would trace the keys, anew at each step.
+        before, after = torch.compiler.disable(self._before_step), torch.compiler.disable(self._after_step)
         self._hooks = [
-            optimizer.register_step_pre_hook(self._check),
-            optimizer.register_step_post_hook(self._perturb),
-            optimizer.register_load_state_dict_post_hook(self._fill_groups),
+            optimizer.register_step_pre_hook(before),
+            optimizer.register_step_post_hook(after),
+            optimizer.register_state_dict_pre_hook(self._before_saving),
+            optimizer.register_load_state_dict_pre_hook(self._before_loading),
+            optimizer.register_load_state_dict_post_hook(self._after_loading),
         ]
-        _attached.add(optimizer)
+        guards.attached.add(optimizer)
+
+    # The rule.
+
+    @torch.no_grad()
+    def _after_step(self, optimizer, args, kwargs):
+        if guards.inside_its_own_step(optimizer):
+            return
+        stepping, self._stepping = self._stepping, {}
+        if guards.step_was_skipped(optimizer):
+            return
+        for g, group in enumerate(optimizer.param_groups):
+            stepped = [(p, place) for p, place in stepping.items() if place[0] == g]
+            for p, _ in stepped:
+                self._carry(p, group)
+            if g in self._allocating:
+                continue
+            group["noise_step"] += 1
+            for p, place in stepped:
+                self._move(p, group, place)
+
+    def _move(self, p, group, place):
+        """``w += xi_new - cancel * xi_old``, and xi_new takes the place of xi_old."""
+        xi = self._carriers[id(p)][1]
+        if group["sigma"] == 0:
+            if id(p) not in self._resting:  # this step lands on z; the next ones touch no bit of w
+                p.add_(xi.mul_(-group["cancel"]))
+                xi.zero_()
+                self._resting.add(id(p))
+            return
+        new = self._draw(p, group, place).mul_(group["sigma"])
+        # One combined write: two would round twice, and the roundings of z add up.
+        p.add_(xi.mul_(-group["cancel"]).add_(new))
+        xi.copy_(new)
+        self._resting.discard(id(p))
+
+    def _draw(self, p, group, place):
+        device = local(p).device
+        if device not in self._generators:
+            self._generators[device] = torch.Generator(device)
+        seed = keyed_seed(group["noise_seed"], group["noise_step"], *place)
+        whole = torch.empty(p.shape, dtype=p.dtype, device=device) if is_sharded(p) else torch.empty_like(p)
+        return part_of(draw(group["noise_law"], whole, self._generators[device].manual_seed(seed)), p)
 
     @contextlib.contextmanager
     def at_z(self):
         """Inside the ``with`` block the weights stand at ``z = w - cancel * xi``; afterwards at w, bit for bit.
 
         For Anti-PGD this is the paper's z (equation 3), the point that its theory speaks of; for PGD z is w.
-        The weights return also when the block raises. Stepping the optimizer inside raises RuntimeError.
+        The weights return also when the block raises. Weights that the block has written itself are the new z, and on
+        leaving the noise comes on top of them. Stepping, saving or loading the optimizer inside raises RuntimeError, as
+        does entering where the optimizer has put other weights into the model (schedule-free's eval mode).
         """
-        if self._away:
-            raise RuntimeError("The weights stand at z already: leave the outer at_z() block first.")
-        outstanding = list(self._outstanding())
-        saved = [p.detach().clone() for p, _ in outstanding]
+        self._refuse_at_z("at_z()")
+        noisy = list(self._outstanding())
+        guards.check_mode(self.optimizer, noisy)
         self._away = True
         try:
-            self._take_back(outstanding)
+            with torch.no_grad():
+                noisy = [(p, p.detach().clone(), xi, cancel) for p, xi, cancel in noisy]
+                for p, _, xi, cancel in noisy:
+                    p.sub_(xi * cancel)
+            torch.clear_autocast_cache()  # it holds casts of the weights at w
             yield
         finally:
             self._away = False
             with torch.no_grad():
-                for (p, _), w in zip(outstanding, saved):
-                    p.copy_(w)
+                for p, w, xi, cancel in noisy:
+                    untouched = torch.equal(local(p), local(w - xi * cancel))
+                    p.copy_(w if untouched else p + xi * cancel)
+            torch.clear_autocast_cache()
 
+    @torch.no_grad()
+    def forget(self):
+        """Say that the weights as they stand carry no noise: xi becomes zero, and no weight moves.
+
+        For weights that were replaced from outside: the best checkpoint that a trainer loads at the end, averages (SWA,
+        EMA) that stay in the model, ``model.load_state_dict`` without the optimizer's.
+        """
+        self._refuse_at_z("forget()")
+        for p, xi, _ in self._carriers.values():
+            xi.zero_()
+            self._resting.add(id(p))
+
+    @torch.no_grad()
     def detach(self):
         """Take the noise off: the weights move to z, and the optimizer is a plain one again.
 
         A sigma or cancel of a group's own goes with the rest: give it again before attaching anew.
         """
-        if self._away:
-            raise RuntimeError("The weights stand at z for the moment: leave the at_z() block before detach().")
-        self._take_back(self._outstanding())
+        self._refuse_at_z("detach()")
+        for p, xi, cancel in self._outstanding():
+            p.sub_(xi * cancel)
         for hook in self._hooks:
             hook.remove()
-        for p, state in list(self.optimizer.state.items()):
-            state.pop("xi", None)
-            if not state:  # ours was the only entry: plain SGD keeps no state
-                del self.optimizer.state[p]
-        for entries in (self.optimizer.defaults, *self.optimizer.param_groups):
-            for key in self._defaults:
-                entries.pop(key, None)
-        _attached.discard(self.optimizer)
+        for p, _, _ in self._carriers.values():
+            if "xi" in (state := self.optimizer.state.get(p, {})):
+                del state["xi"]
+                if not state:  # ours was the only entry: plain SGD keeps no state
+                    del self.optimizer.state[p]
+        for group in self.optimizer.param_groups:
+            for name in ENTRIES:
+                group.pop(name, None)
+        self._carriers.clear()
+        guards.attached.discard(self.optimizer)
 
-    def _fill_groups(self, optimizer):
-        for group in optimizer.param_groups:
-            for key, value in self._defaults.items():
-                group.setdefault(key, value)
+    # What can happen to the optimizer between its steps.
 
-    def _check(self, optimizer, args, kwargs):
-        """Before the step: refuse what the noise could not follow, while nothing has changed yet."""
-        if self._away:
-            raise RuntimeError(
-                "optimizer.step() inside at_z(): the step would be lost when the weights return to w. "
-                "Leave the at_z() block before stepping."
-            )
-        for group in optimizer.param_groups:
-            check_group(group)
-            for p in group["params"]:
-                check_parameter(p)
-                if p.grad is not None and p.grad.layout is not torch.strided:
-                    raise TypeError(
-                        "A parameter has a sparse gradient. The noise moves every weight, so a sparse update would "
-                        "become a dense one. Build the embedding with sparse=False, or give its parameters an "
-                        "optimizer of their own without noise."
-                    )
+    def _before_step(self, optimizer, args, kwargs):
+        """Refuse what the noise could not follow while nothing has changed yet, and note who has a gradient."""
+        if guards.inside_its_own_step(optimizer):
+            return None
+        self._refuse_at_z("optimizer.step()")
+        self._follow_groups()
+        self._let_go()
+        self._note_gradients()
+        return guards.with_closure(args, kwargs, self._note_gradients)
 
-    @torch.no_grad()
-    def _perturb(self, optimizer, args, kwargs):
-        if step_was_skipped(optimizer):
-            return
-        for g, group in enumerate(optimizer.param_groups):
-            stepped = [(i, p) for i, p in enumerate(group["params"]) if p.grad is not None]
-            if only_allocates(group, stepped, optimizer.state):
-                for _, p in stepped:
-                    optimizer.state[p]["xi"] = torch.zeros_like(p)
-                continue
-            group["noise_step"] += 1
-            for i, p in stepped:
-                self._move(p, optimizer.state[p], group, (g, i))
+    def _note_gradients(self):
+        """Now, since some optimizers consume them in the step; where a closure makes them, after it."""
+        self._stepping, self._allocating = {}, set()
+        for g, group in enumerate(self.optimizer.param_groups):
+            mine = {p: (g, i) for i, p in reversed(list(enumerate(group["params"]))) if p.grad is not None}
+            for p in mine:
+                guards.check_gradient(p)
+            if guards.only_allocates(group, mine, self._carriers):
+                self._allocating.add(g)
+            self._stepping = {**mine, **self._stepping}  # a parameter that is reached twice is drawn for once
 
-    def _move(self, p, state, group, position):
-        old = state.pop("xi", None)
-        if group["sigma"] == 0:  # lands on z, and without noise before it touches no bit of w
-            if old is not None:
-                p.sub_(old * group["cancel"])  # rounded as in at_z()
-            return
-        new = self._draw(p, group, position).mul_(group["sigma"])
-        # One combined write: two would round twice, and the roundings of z add up.
-        p.add_(new if old is None else new.sub(old, alpha=group["cancel"]))
-        state["xi"] = new  # a new tensor each time: state_dict() hands out the live ones
+    def _follow_groups(self):
+        """Fill our entries into groups that lack them, and check what somebody may have set or added."""
+        entries = [checked({**self._entries, **group}) for group in self.optimizer.param_groups]
+        new = [p for group in self.optimizer.param_groups for p in group["params"] if id(p) not in self._seen]
+        for p in new:
+            guards.check_parameter(p)
+        for group, its_entries in zip(self.optimizer.param_groups, entries):
+            group.update(its_entries)
+        guards.warn_of_half_precision(new)
+        self._seen.update(map(id, new))
 
-    def _draw(self, p, group, position):
-        if p.device not in self._generators:
-            self._generators[p.device] = torch.Generator(p.device)
-        seed = keyed_seed(group["noise_seed"], group["noise_step"], *position)
-        return draw(group["noise_law"], torch.empty_like(p), self._generators[p.device].manual_seed(seed))
+    def _carry(self, p, group):
+        """The xi of a parameter, in the optimizer's state: new, or put back where the state was cleared."""
+        known = self._carriers.get(id(p))
+        if known is None:
+            self._resting.add(id(p))
+        xi = self.optimizer.state[p].setdefault("xi", torch.zeros_like(p) if known is None else known[1])
+        self._carriers[id(p)] = (p, xi, group)
 
-    def _outstanding(self):
-        """Each parameter that carries noise, with the part of it that the next step takes back."""
+    def _know_carriers(self):
+        """From a state that came from elsewhere: who has a xi, and which."""
+        self._carriers, self._resting = {}, set()
         for group in self.optimizer.param_groups:
             for p in group["params"]:
-                xi = self.optimizer.state.get(p, {}).get("xi")
-                if xi is not None:
-                    yield p, xi * group["cancel"]
+                if "xi" in (state := self.optimizer.state.get(p, {})):
+                    state["xi"] = state["xi"].clone()  # after load_state_dict it may be the tensor of another optimizer
+                    self._carriers[id(p)] = (p, state["xi"], group)
 
     @torch.no_grad()
-    def _take_back(self, outstanding):
-        for p, noise in outstanding:
-            p.sub_(noise)
+    def _let_go(self):
+        """Parameters that were taken out of the optimizer land on z."""
+        members = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
+        for key in self._carriers.keys() - members:
+            p, xi, group = self._carriers.pop(key)
+            if key not in self._resting:
+                p.sub_(xi * group["cancel"])
+            self._resting.discard(key)
+            self._seen.discard(key)
+            self.optimizer.state.get(p, {}).pop("xi", None)
+
+    def _outstanding(self):
+        """Each parameter that carries noise, its xi, and the share of it that the next step takes back."""
+        for p, xi, group in self._carriers.values():
+            if id(p) not in self._resting:
+                yield p, xi, group["cancel"]
+
+    def _before_saving(self, optimizer):
+        self._refuse_at_z("saving the optimizer")
+        for group in optimizer.param_groups:
+            group.update(plain({**self._entries, **group}))
+        for p, _, _ in self._outstanding():
+            if "xi" not in optimizer.state.get(p, {}):
+                raise RuntimeError(
+                    "The optimizer's state was cleared, and its weights carry noise: saved now, they would keep it for "
+                    "good. Take a step first, which puts xi back, or call forget() if the weights were replaced."
+                )
+
+    def _before_loading(self, optimizer, state_dict):
+        self._refuse_at_z("loading the optimizer")
+        for group in state_dict["param_groups"]:
+            guards.check_loaded_group(group)
+            checked({**self._entries, **group})
+
+    def _after_loading(self, optimizer):
+        self._follow_groups()
+        self._know_carriers()
+
+    def _refuse_at_z(self, what):
+        if self._away:
+            raise RuntimeError(
+                f"{what} inside at_z(): the weights stand at z for the moment and return to w. "
+                "Leave the at_z() block first."
+            )
+
+    def __reduce__(self):
+        return attach, (type(self), self.optimizer, self._entries)
 
 
 class AntiPGD(CorrelatedNoise):
@@ -236,7 +352,7 @@ class AntiPGD(CorrelatedNoise):
     Arguments, entries in the parameter groups and errors: see ``CorrelatedNoise``.
     """
 
-    def __init__(self, optimizer, sigma, *, law="gaussian", seed=0):
+    def __init__(self, optimizer, sigma, *, law="gaussian", seed=None):
         super().__init__(optimizer, sigma, cancel=1.0, law=law, seed=seed)
 
 
@@ -246,85 +362,47 @@ class PGD(CorrelatedNoise):
     Arguments, entries in the parameter groups and errors: see ``CorrelatedNoise``.
     """
 
-    def __init__(self, optimizer, sigma, *, law="gaussian", seed=0):
+    def __init__(self, optimizer, sigma, *, law="gaussian", seed=None):
         super().__init__(optimizer, sigma, cancel=0.0, law=law, seed=seed)
 
 
-_attached = weakref.WeakSet()  # optimizers that carry noise; copies of them lose the hooks and are not in here
+_seeds = itertools.count()  # of noise objects that were given none
 
 
-def step_was_skipped(optimizer):
-    """Whether a fused kernel found an infinite gradient: under a GradScaler it then leaves the weights alone."""
-    found_inf = getattr(optimizer, "found_inf", None)
-    return found_inf is not None and bool(found_inf.item())
+def attach(cls, optimizer, entries):
+    """A noise object of this class on the copy of an optimizer; the copy's groups hold what was set since."""
+    noise = cls.__new__(cls)
+    settings = {"cancel": entries["cancel"], "law": entries["noise_law"], "seed": entries["noise_seed"]}
+    CorrelatedNoise.__init__(noise, optimizer, entries["sigma"], **settings)
+    return noise
 
 
-def only_allocates(group, stepped, state):
-    """Whether this step is a checkpointer's: torch.distributed.checkpoint makes an optimizer create its state by
-    one step with learning rate 0 and zero gradients, after which the weights are expected where they were."""
-    return (
-        float(group.get("lr", 1.0)) == 0
-        and group["sigma"] > 0
-        and not any("xi" in state[p] for _, p in stepped)
-        and not any(bool(p.grad.any()) for _, p in stepped)
-    )
+def checked(group):
+    """The five entries of a group as plain Python numbers, or ValueError."""
+    check_noise(group["sigma"], group["cancel"])
+    check_law(group["noise_law"])
+    for name in ("noise_seed", "noise_step"):
+        if not isinstance(group[name], numbers.Integral) or not -(2**63) <= group[name] < 2**63:
+            raise ValueError(f"{name} is {group[name]!r}. It is an integer of at most 64 bits with its sign.")
+    return plain(group)
 
 
-def check_law(law):
-    if law not in LAWS:
-        raise ValueError(f"Unknown noise law {law!r}. Choose one of: {', '.join(LAWS)}.")
+def plain(group):
+    """The entries with Python's numbers for numpy's: a checkpoint with these does not load with weights_only=True."""
+
+    def python_number(value):
+        if isinstance(value, numbers.Integral):
+            return int(value)
+        return float(value) if isinstance(value, numbers.Real) else value
+
+    return {name: python_number(group[name]) for name in ENTRIES}
 
 
 def check_noise(sigma, cancel):
-    if not isinstance(sigma, (int, float)) or not math.isfinite(sigma) or sigma < 0:
+    if not isinstance(sigma, numbers.Real) or not math.isfinite(sigma) or sigma < 0:
         raise ValueError(
             f"sigma is {sigma!r}. It is the standard deviation of the noise on each weight: "
             "a finite number >= 0, given as a Python number (0 switches the noise off)."
         )
-    if not isinstance(cancel, (int, float)) or not 0 <= cancel <= 1:
+    if not isinstance(cancel, numbers.Real) or not 0 <= cancel <= 1:
         raise ValueError(f"cancel is {cancel!r}. It lies between 0 (PGD) and 1 (Anti-PGD).")
-
-
-def check_group(group):
-    check_noise(group["sigma"], group["cancel"])
-    check_law(group["noise_law"])
-    seed = group["noise_seed"]
-    if not isinstance(seed, int) or not -(2**63) <= seed < 2**63:
-        raise ValueError(f"seed is {seed!r}. It is an integer of at most 64 bits with its sign.")
-
-
-def check_optimizer(optimizer):
-    if not isinstance(optimizer, torch.optim.Optimizer):
-        raise TypeError(
-            f"Noise attaches to a torch.optim.Optimizer, and this is a {type(optimizer).__name__}. "
-            "Pass the optimizer itself: not the model, its parameters, a scheduler or a wrapper around it."
-        )
-    if optimizer in _attached:
-        raise RuntimeError(
-            "This optimizer carries noise already. Change group['sigma'] or group['cancel'] in its param_groups, "
-            "or call detach() on the noise object first."
-        )
-    for group in optimizer.param_groups:
-        for p in group["params"]:
-            check_parameter(p)
-
-
-def check_parameter(p):
-    if p.is_complex():
-        raise TypeError("A parameter is complex, and the noise is real. Store its two parts as real tensors.")
-    if hasattr(p, "to_local") and hasattr(p, "device_mesh"):
-        raise TypeError(
-            "A parameter is sharded (DTensor): every shard would draw the same noise. "
-            "Train with replicated parameters (DistributedDataParallel) or without noise."
-        )
-
-
-def warn_of_half_precision(optimizer):
-    halves = {p.dtype for group in optimizer.param_groups for p in group["params"] if p.element_size() < 4}
-    if halves:
-        names = ", ".join(sorted(str(dtype) for dtype in halves))
-        warnings.warn(
-            f"Parameters are stored as {names}: rounding at each step keeps the noise from cancelling, and z drifts "
-            "like a random walk. Keep the weights in float32 and use autocast for the speed.",
-            stacklevel=4,
-        )
