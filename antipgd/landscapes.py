@@ -119,10 +119,10 @@ class QuadraticRegression(LeastSquares):
         return per_data_set if per_data_set.dim() == 1 else per_data_set.unsqueeze(-2)
 
     def residuals(self, w):
-        return (w * w) @ self.X.mT - self.y
+        return product(w * w, self.X.mT, minus=self.y)
 
     def pull_back(self, w, residuals):
-        return (residuals @ self.X).mul_(w).div_(self.samples)
+        return product(residuals, self.X, factor=1 / self.samples).mul_(w)
 
     def loss(self, w):
         return self.residuals(w).square().sum(-1) / (4 * self.samples)
@@ -236,11 +236,11 @@ class MatrixSensing(LeastSquares):
 
     def residuals(self, w):
         U = self.matrix(w)
-        return (U @ U.mT).flatten(-2) @ self.A.mT - self.y
+        return product((U @ U.mT).flatten(-2), self.A.mT, minus=self.y)
 
     def pull_back(self, w, residuals):
-        weighted = (residuals @ self.A).unflatten(-1, (self.n, self.n))
-        return (weighted @ self.matrix(w)).flatten(-2).mul_(2 / self.samples)
+        weighted = product(residuals, self.A, factor=2 / self.samples).unflatten(-1, (self.n, self.n))
+        return (weighted @ self.matrix(w)).flatten(-2)
 
     def loss(self, w):
         return self.residuals(w).square().sum(-1) / (2 * self.samples)
@@ -254,6 +254,16 @@ class MatrixSensing(LeastSquares):
     def trace_gradient(self, w):
         total = 8 * self._squares + 4 * self.columns * self._weighted
         return (total @ self.matrix(w)).flatten(-2) / self.samples
+
+
+def product(a, B, *, factor=1.0, minus=None):
+    """``factor * a @ B - minus``; a single call where both are batches of one length, as in the steps of the engine."""
+    if a.dim() == B.dim() == 3 and len(a) == len(B):
+        if minus is None:
+            return torch.baddbmm(a.new_zeros(()), a, B, beta=0, alpha=factor)
+        return torch.baddbmm(minus, a, B, beta=-1, alpha=factor)
+    result = factor * (a @ B)
+    return result if minus is None else result - minus
 
 
 def low_rank_draws(seed, shape, measurements, noisy):

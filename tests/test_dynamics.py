@@ -27,7 +27,7 @@ from antipgd.dynamics import (
     trace_regularised,
 )
 from antipgd.landscapes import Landscape, LinearNetwork, QuadraticRegression, WideningValley
-from antipgd.noise import LAWS, AntiPGD
+from antipgd.noise import LAWS, AntiPGD, keyed_seed
 
 SEEDS = [0, 1, 2]
 STEPS = 2 * BLOCK + 10
@@ -366,6 +366,15 @@ def test_minibatches_are_uniform_without_replacement(size):
     assert ((together - pair).abs() <= 4 * (pair * (1 - pair) / n) ** 0.5).all()
 
 
+def test_batch_of_one_is_the_point_with_the_largest_number(regression):
+    stepper = dynamics.Stepper(regression, [sgd(0.1, 1)], SEEDS, "gaussian", start(regression))
+    order = torch.stack(
+        [torch.rand(BLOCK, 1, M, generator=torch.Generator().manual_seed(keyed_seed(s, 2, 1))) for s in SEEDS], dim=1
+    )
+    chosen = order.topk(1, dim=-1).indices
+    assert (stepper._minibatches(1).nonzero()[:, -1] == chosen.flatten()).all()
+
+
 def test_minibatches_are_new_at_each_step_and_seed():
     taken = (visible_weights([2], SEEDS)[:, :, 0] > 1e-6).double()
     share = 2 * 2 / M  # points that two independent minibatches have in common, on average
@@ -482,6 +491,15 @@ def test_divergence_under_noise_is_that_of_a_plain_loop(regression):
             assert path.diverged_at[s, c] == (gone[0] if gone else -1)
     assert len(path.diverged_at.unique()) > 4  # at several steps, and some runs not at all
     assert (path.diverged_at[:, 1] == -1).all()
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_lost_runs_are_those_with_a_coordinate_that_is_not_finite(value):
+    w = normal(3, 4, 5)
+    w[0, 1] = torch.finfo(w.dtype).max  # finite, though its sum is not
+    assert not dynamics.lost(w).any()
+    w[2, 3, 4] = value
+    assert dynamics.lost(w).nonzero().tolist() == [[2, 3]]
 
 
 def test_run_without_divergence_reports_none(valley):

@@ -1,13 +1,21 @@
 """The closed forms of the landscapes against automatic differentiation, values by hand, and one point at a time."""
 
-from itertools import product
+import itertools
 from typing import Callable, NamedTuple
 
 import pytest
 import torch
 from torch.autograd.functional import hessian
 
-from antipgd.landscapes import Landscape, LeastSquares, LinearNetwork, MatrixSensing, QuadraticRegression, WideningValley
+from antipgd.landscapes import (
+    Landscape,
+    LeastSquares,
+    LinearNetwork,
+    MatrixSensing,
+    QuadraticRegression,
+    WideningValley,
+    product,
+)
 
 QUANTITIES = ("loss", "gradient", "hessian_trace", "trace_gradient")
 D, M, S = 4, 3, 2
@@ -92,7 +100,7 @@ def test_all_runs_at_once_are_one_run_at_a_time(case, shape, quantity):
     before = w.clone()
     together = getattr(case.landscape, quantity)(w)
     assert together.shape == (shape if quantity in ("loss", "hessian_trace") else w.shape)
-    for run in product(*map(range, shape)):
+    for run in itertools.product(*map(range, shape)):
         close(together[run], getattr(case.of_run(run), quantity)(w[run]))
     assert w.equal(before)
 
@@ -171,6 +179,28 @@ def test_sparse_problem_in_float32_is_the_rounded_one():
 def test_targets_of_another_shape_are_refused(fit, X, y):
     with pytest.raises(ValueError, match="one data set for each seed"):
         fit(torch.ones(X), torch.ones(y))
+
+
+@pytest.mark.parametrize("seeds, runs", [(1, (3, 2)), (S, (1, 2)), (S, (4, 1, 2)), (1, (4, 3, 2))])
+def test_one_data_set_or_one_row_of_runs_is_shared_by_all(seeds, runs):
+    for make, shape in [(QuadraticRegression, (3, D)), (MatrixSensing, (3, 2, 2))]:
+        fit = make(normal(seeds, *shape, seed=1), normal(seeds, 3, seed=2))
+        w = normal(*runs, fit.dim, seed=3)
+        rows = max(seeds, runs[-2])
+        full = make(normal(seeds, *shape, seed=1).expand(rows, *shape), normal(seeds, 3, seed=2).expand(rows, 3))
+        every = w.expand(*runs[:-2], rows, runs[-1], fit.dim)
+        close(fit.residuals(w), full.residuals(every))
+        close(fit.gradient(w), full.gradient(every))
+
+
+def test_product_is_the_same_in_one_call_and_in_several():
+    a, B, c = normal(S, 3, D, seed=1), normal(S, D, 2, seed=2), normal(S, 1, 2, seed=3)
+    expected = 0.3 * torch.einsum("sij,sjk->sik", a, B)
+    for batch in (a, a.expand(2, *a.shape)):
+        close(product(batch, B, factor=0.3), expected.expand(*batch.shape[:-1], 2))
+        close(product(batch, B, factor=0.3, minus=c), (expected - c).expand(*batch.shape[:-1], 2))
+    c[0] = torch.nan  # what is taken away counts, where something is
+    assert product(a, B, minus=c)[0].isnan().all() and product(a, B).isfinite().all()
 
 
 def test_data_of_other_seeds_or_dimension_are_refused():
