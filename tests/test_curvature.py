@@ -1,6 +1,7 @@
 """The estimated Hessian trace against the exact one, and what the estimate must leave alone."""
 
 import copy
+import weakref
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from torch import nn
 from torch.autograd.functional import hessian
 from torch.func import functional_call
 
-from antipgd import hessian_trace
+from antipgd import curvature, hessian_trace
 from antipgd.curvature import random_signs
 
 CALLS = 200  # estimates whose intervals are counted
@@ -131,7 +132,7 @@ def test_trace_of_a_diagonal_hessian_has_no_error():
 
 
 def test_value_and_standard_error_are_those_of_the_samples():
-    value, stderr, samples = hessian_trace(net(), mse, batches(), probes=7)
+    value, stderr, samples, _ = hessian_trace(net(), mse, batches(), probes=7)
     assert samples.shape == (7,) and samples.dtype == torch.float64
     assert value == pytest.approx(samples.numpy().mean(), rel=1e-12)
     assert stderr == pytest.approx(stats.sem(samples.numpy()), rel=1e-12)
@@ -231,3 +232,132 @@ def test_nothing_to_estimate_is_refused(change):
 def test_frozen_model_is_refused():
     with pytest.raises(ValueError, match="one parameter with requires_grad"):
         hessian_trace(net().requires_grad_(False), mse, batches())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_refused_with_the_way_out(dtype):
+    with pytest.raises(ValueError, match=r"0.weight is in torch.*copy.deepcopy\(model\).float\(\)"):
+        hessian_trace(net().to(dtype), mse, batches())
+
+
+def test_parameters_made_in_inference_mode_are_refused():
+    with torch.inference_mode():
+        model = nn.Linear(3, 2).double()
+    with pytest.raises(ValueError, match="made in inference mode"):
+        hessian_trace(model, mse, batches())
+
+
+# --- Models and batches of every shape ----------------------------------------------------------------------------
+
+
+class TwoInputs(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = net()
+
+    def forward(self, left, right):
+        return self.net(left + right)
+
+
+def halves(inputs):
+    return inputs / 4, inputs * 3 / 4
+
+
+def test_inputs_may_be_several_and_targets_a_dictionary():
+    expected = hessian_trace(net(), mse, batches(7, 4, 1), probes=3).samples
+    tuples = [(halves(x), (y,)) for x, y in batches(7, 4, 1)]
+    keywords = [(dict(zip(("left", "right"), halves(x))), {"y": y, "again": y}) for x, y in batches(7, 4, 1)]
+    for data, loss in ((tuples, lambda out, y: mse(out, y[0])), (keywords, lambda out, y: mse(out, y["y"]))):
+        torch.testing.assert_close(hessian_trace(TwoInputs(), loss, data, probes=3).samples, expected)
+
+
+def test_samples_that_cannot_be_counted_are_asked_for():
+    x, y = batches()[0]
+    for targets in (None, 3.0, (y, y[:2]), torch.tensor(1.0)):
+        with pytest.raises(ValueError, match="cannot be counted.*weight=lambda"):
+            hessian_trace(net(), lambda out, _: out.square().mean(), [(x, targets)])
+
+
+def test_batches_count_by_the_terms_their_loss_is_the_mean_of():
+    (x, _) = batches()[0]
+    labels = torch.tensor([0, 1, -100, 1, 0, -100, -100, -100, 1, 0, 1, 1])
+    loss = nn.CrossEntropyLoss()  # leaves out -100
+    cut = [(x[:4], labels[:4]), (x[4:], labels[4:])]
+    whole = hessian_trace(net(), loss, [(x, labels)], probes=3).samples
+    counted = hessian_trace(net(), loss, cut, probes=3, weight=lambda inputs, targets: (targets != -100).sum()).samples
+    torch.testing.assert_close(counted, whole)
+    assert not torch.allclose(hessian_trace(net(), loss, cut, probes=3).samples, whole)
+
+
+def test_parts_of_the_trace_by_parameter():
+    model = net()
+    estimate = hessian_trace(model, mse, batches(), probes=400)
+    assert estimate.by_parameter.keys() == dict(model.named_parameters()).keys()
+    torch.testing.assert_close(sum(estimate.by_parameter.values()), estimate.samples)
+    H, start = exact_hessian(model, mse, batches()).diagonal(), 0
+    for name, p in model.named_parameters():
+        part = estimate.by_parameter[name]
+        exact, start = H[start : start + p.numel()].sum(), start + p.numel()
+        assert (part.mean() - exact).abs() <= 4 * part.std() / 20 + 1e-12
+
+
+def test_signs_are_not_kept(monkeypatch):
+    """Memory is constant in the number of probes: never are more signs alive than those of two probes."""
+    alive, most = weakref.WeakValueDictionary(), 0
+
+    def counting(p, generator):
+        nonlocal most
+        made = random_signs(p, generator)
+        alive[id(made)] = made
+        most = max(most, len(alive))
+        return made
+
+    monkeypatch.setattr(curvature, "random_signs", counting)
+    hessian_trace(net(), mse, batches(), probes=30)
+    assert most <= 2 * len(list(net().parameters()))
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.qkv, self.head = nn.Linear(6, 18), nn.Linear(6, 2)
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        return self.head(nn.functional.scaled_dot_product_attention(q, k, v)).mean(1)
+
+
+def attention_data(dtype=torch.float32):
+    generator = torch.Generator().manual_seed(3)
+    return [(torch.randn(4, 5, 6, generator=generator).to(dtype), torch.randn(4, 2, generator=generator).to(dtype))]
+
+
+def test_attention_has_a_trace():
+    model = filled(Attention())
+    got = hessian_trace(model, mse, attention_data(torch.float64), probes=4, seed=2).samples
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        H, v = exact_hessian(model, mse, attention_data(torch.float64)), signs(model, 4, 2)
+    torch.testing.assert_close(got, torch.einsum("pi,ij,pj->p", v, H, v))
+
+
+def test_a_compiled_model_has_the_trace_of_its_module():
+    model = net()
+    expected = hessian_trace(model, mse, batches(), probes=3).samples
+    compiled = torch.compile(model, backend="eager")
+    compiled(batches()[0][0])
+    torch.testing.assert_close(hessian_trace(compiled, mse, batches(), probes=3).samples, expected)
+
+
+def test_autocast_inference_mode_and_defaults_around_it_do_not_matter():
+    model, data = filled(Attention()).float(), attention_data()
+    expected = hessian_trace(model, mse, data, probes=3).samples
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert hessian_trace(model, mse, data, probes=3).samples.equal(expected)
+    with torch.inference_mode():
+        inside = [(x.clone(), y.clone()) for x, y in data]
+        assert hessian_trace(model, mse, inside, probes=3).samples.equal(expected)
+    torch.set_default_device("meta")
+    try:
+        assert hessian_trace(model, mse, data, probes=3).samples.equal(expected)
+    finally:
+        torch.set_default_device(None)
