@@ -1,4 +1,4 @@
-"""What the theory predicts, as functions of the setting, in the order of the paper (sections 2.1, 2.3, 3.3; A to C).
+"""What the theory predicts, as functions of the setting, in the order of the paper (sections 2.1, 2.3, 3.3, 5; A to C).
 
 Where a formula of the paper does not hold as printed, the function is the corrected one; the chapter of the same
 subject derives it and shows what was wrong. Notation of the valley: d coordinates u, D = |u_0|^2 at the start,
@@ -8,6 +8,7 @@ alpha in (0, 1) for the domain alpha D < |u|^2 < D / alpha.
 import math
 
 import torch
+from numpy import euler_gamma
 from scipy import integrate, stats
 
 from antipgd.noise import check_law
@@ -228,3 +229,64 @@ def anti_trace_limit(d, sigma, eta):
 def anti_decay_time(sigma, eta):
     """The number of steps in which |u|^2 falls by a factor e, to leading order: ``1 / (2 eta sigma^2)``."""
     return 1 / (2 * eta * sigma**2)
+
+
+# --- Section 5, the range from PGD to Anti-PGD: w' = w - eta grad L(w) + xi' - c xi ---------------------------------
+
+
+def dial_variance(rho, c, sigma, *, taken=0.0):
+    """The stationary variance of ``w - taken * xi`` in a direction of curvature mu, ``rho = 1 - eta mu`` in (-1, 1).
+
+    For any real c, and tensors that broadcast. taken: 0 for w, c for z, 1 for w without the whole newest perturbation.
+    """
+    return sigma**2 * ((1 - taken) ** 2 + (rho - c) ** 2 / (1 - rho**2))
+
+
+def dial_best(rhos):
+    """The c that makes the sum of these variances over several directions least, at fixed sigma; rhos: (directions,)."""
+    weights = 1 / (1 - rhos**2)
+    return (weights * rhos).sum() / weights.sum()
+
+
+def autoregressive_variance(rho, gamma, S):
+    """The stationary variance where a step adds AR(1) noise of variance S and of correlation -gamma from step to step."""
+    return S * (1 - rho * gamma) / ((1 - rho**2) * (1 + rho * gamma))
+
+
+def dial_drift(r, c, d, sigma):
+    """The mean change of ``|u|^2`` in a step on the floor of the valley, at ``r = eta |u|^2`` in (0, 2), for small sigma.
+
+    By averaging over the fast v. Not a proof.
+    """
+    return sigma**2 * ((1 - c) ** 2 * (d - 2 / (2 - r)) - 4 * c * r / (2 - r))
+
+
+def dial_turn(r, d):
+    """The c in (0, 1) at which this drift is zero: below it a run climbs, above it falls. d (2 - r) > 2."""
+    k = 4 * r / (d * (2 - r) - 2)
+    return 1 + k / 2 - math.sqrt(k + k**2 / 4)
+
+
+def dial_stationary(eta, d, c):
+    """The law of ``|u|^2`` in the long run, for c in [0, 1) and small sigma, as a frozen scipy distribution.
+
+    ``eta |u|^2 / 2`` is Beta((d - 1)/2, 3/2 + 2 c / (1 - c)^2), whatever sigma; at c = 0 it is ``pgd_stationary``.
+    """
+    return stats.beta((d - 1) / 2, 1.5 + 2 * c / (1 - c) ** 2, scale=2 / eta)
+
+
+def dial_plateau(eta, d, c):
+    """The mean of that law, ``(2 / eta) (d - 1) (1 - c)^2 / ((d + 2) (1 - c)^2 + 4 c)``; zero at c = 1."""
+    return 2 / eta * (d - 1) * (1 - c) ** 2 / ((d + 2) * (1 - c) ** 2 + 4 * c)
+
+
+def saddle_moment(n, rho, c, sigma):
+    """E w_n^2, n >= 1, from the top of a parabola that bends down: ``rho = 1 + eta |mu| > 1``, w_0 = 0, xi_0 = 0."""
+    return sigma**2 * (1 + (rho - c) ** 2 * (rho ** (2 * (n - 1)) - 1) / (rho**2 - 1))
+
+
+def saddle_exit_time(R, rho, c, sigma):
+    """The mean number of steps until |w| exceeds R, for Gaussian noise and R far above sigma."""
+    reach = R * math.sqrt(rho**2 - 1) / (sigma * (rho - c))
+    minus_mean_log = (math.log(2) + euler_gamma) / 2  # of |w| over its root mean square, for a normal w
+    return 1 + (math.log(reach) + minus_mean_log) / math.log(rho)
