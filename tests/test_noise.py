@@ -946,3 +946,21 @@ def test_checkpoint_with_a_sigma_from_numpy_loads_safely(tmp_path):
     torch.save(optimizer.state_dict(), tmp_path / "checkpoint.pt")
     loaded = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert loaded["param_groups"][0]["sigma"] == pytest.approx(10**-1.5)
+
+
+@every_cancel
+def test_unit_impulses_come_out_as_the_columns_of_the_noising_matrix(cancel, monkeypatch):
+    """w = w_0 + B xi without a gradient, summed: B has ones on its diagonal and 1 - cancel below it."""
+    steps = 5
+    for hit in range(steps):
+        impulses = iter([float(n == hit) for n in range(steps)])
+        monkeypatch.setitem(LAWS, "impulse", lambda out, generator: out.fill_(next(impulses)))
+        p = resting()
+        optimizer = SGD([p], lr=0.1)
+        CorrelatedNoise(optimizer, 1.0, cancel=cancel, law="impulse")
+        column = []
+        for _ in range(steps):
+            optimizer.step()
+            column.append((p.detach() - resting().detach())[0].item())
+        expected = [0.0] * hit + [1.0] + [1 - cancel] * (steps - hit - 1)
+        assert column == pytest.approx(expected, abs=1e-12)
