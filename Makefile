@@ -28,6 +28,7 @@ mutants: $(VENV)/.ready
 notebooks: $(VENV)/.ready
 	$(BIN)/python tools/notebooks.py $(NAMES)
 
+# Measures speed on one core, about two minutes; beside JAX, too, where it is installed: uv pip install -e '.[bench]'
 bench: $(VENV)/.ready
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench.py
 
