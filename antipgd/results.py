@@ -14,7 +14,7 @@ import os
 import platform
 import secrets
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -52,8 +52,8 @@ class Result:
 def save(result, folder=FOLDER):
     """Write ``NAME.json`` into the folder, ``book/results`` by default, and return its path. Values keep six digits."""
     path = Path(folder) / f"{result.name}.json"
-    content = {"format": FORMAT, **vars(result), "steps": result.steps.tolist()}
-    write(path, {**content, "values": {name: packed(value) for name, value in result.values.items()}})
+    values = {name: packed(value) for name, value in result.values.items()}
+    write(path, {**vars(result), "steps": result.steps.tolist(), "values": values})
     return path
 
 
@@ -64,21 +64,25 @@ def load(name, folder=None, renew=RENEW):
     """
     file = f"{name}.json"
     packaged = folder is None and not (FOLDER / file).exists() and (PACKAGED / file).exists()
+    path = (PACKAGED if packaged else Path(folder or FOLDER)) / file
     try:
-        content = read((PACKAGED if packaged else Path(folder or FOLDER)) / file)
+        content = read(path)
+        if content.get("name") != name:
+            raise ResultError(f"{path} is not the result {name}.")
     except ResultError as error:
         raise ResultError(f"{error} Make it anew: {renew.format(name=name)}") from None
-    del content["format"], content["checksum"]
-    values = {key: unpacked(value) for key, value in content["values"].items()}
-    return Result(**{**content, "steps": torch.tensor(content["steps"]), "values": values})
+    content["steps"] = torch.tensor(content["steps"])
+    content["values"] = {key: unpacked(value) for key, value in content["values"].items()}
+    return Result(**{field.name: content[field.name] for field in fields(Result)})
 
 
 def write(path, content):
-    """Write this dictionary, with its checksum, as JSON. A reader sees the old file or the new one, never a part.
+    """Write this dictionary, with format and checksum, as JSON. A reader sees the old file or the new one, never a part.
 
     A full disk or a kill leaves the old file. Raises OSError, and TypeError or ValueError for what JSON cannot hold.
     """
-    entries = {**content, "checksum": checksum(content)}
+    entries = {"format": FORMAT, **content}
+    entries["checksum"] = checksum(entries)
     lines = [f"{json.dumps(key)}: {json.dumps(value, separators=(',', ':'))}" for key, value in entries.items()]
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")  # another name for each writer
@@ -93,16 +97,16 @@ def write(path, content):
 
 
 def read(path):
-    """What ``write`` wrote, checksum included. Raises ResultError where the file is anything else."""
+    """What ``write`` wrote, a dictionary. Raises ResultError where the file is anything else."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ResultError(f"There is no {path}.") from None
     except ValueError:
         raise ResultError(f"{path} is cut off, or is no JSON.") from None
-    if not isinstance(content, dict) or "checksum" not in content or content.get("format", FORMAT) != FORMAT:
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ResultError(f"{path} was not written by this version of the module.")
-    if content["checksum"] != checksum({key: value for key, value in content.items() if key != "checksum"}):
+    if content.pop("checksum", "") != checksum(content):
         raise ResultError(f"{path} was changed after it was written: its checksum is another.")
     return content
 
@@ -179,22 +183,31 @@ def used_code(*objects):
     while todo:
         module, name = todo.pop()
         node = top_level(module).get(name)
-        if isinstance(node, ast.ImportFrom) and node.module.startswith("antipgd"):
-            todo.append((node.module, next(alias.name for alias in node.names if (alias.asname or alias.name) == name)))
-        elif node is not None and not isinstance(node, ast.ImportFrom) and f"{module}.{name}" not in found:
+        if isinstance(node, tuple):
+            todo.append(node)
+        elif node is not None and f"{module}.{name}" not in found:
             found[f"{module}.{name}"] = as_lists(node)
-            todo += [(module, each.id) for each in ast.walk(node) if isinstance(each, ast.Name)]
+            for each in ast.walk(node):
+                if isinstance(each, ast.Name):
+                    todo.append((module, each.id))
+                elif isinstance(each, ast.Attribute) and isinstance(each.value, ast.Name):
+                    todo += attribute_of_module(module, each)
     return found
+
+
+def attribute_of_module(module, node):
+    """Of ``x.name``, where x is a module of this package: where that is, as a list of (module, name), else none."""
+    origin = top_level(module).get(node.value.id)
+    return [(".".join(origin), node.attr)] if isinstance(origin, tuple) and origin[0] == "antipgd" else []
 
 
 @functools.cache
 def top_level(module):
-    """What a module defines or imports by name, without what does not count: a dictionary from names to syntax trees."""
-    source = Path(importlib.util.find_spec(module).origin).read_text(encoding="utf-8")
+    """What a module has by name: syntax trees, and for what it imports from this package a tuple (module, name)."""
     names = {}
-    for node in OnlyMeaning().visit(ast.parse(source)).body:
-        if isinstance(node, ast.ImportFrom):
-            names |= {alias.asname or alias.name: node for alias in node.names}
+    for node in OnlyMeaning().visit(ast.parse(source(module))).body:
+        if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "antipgd":
+            names |= {alias.asname or alias.name: (node.module, alias.name) for alias in node.names}
         elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
             names[node.name] = node
         elif isinstance(node, (ast.Assign, ast.AnnAssign)):
@@ -203,9 +216,17 @@ def top_level(module):
     return names
 
 
+def source(module):
+    """The text of a module; "" where there is none of this name."""
+    spec = importlib.util.find_spec(module)
+    return Path(spec.origin).read_text(encoding="utf-8") if spec else ""
+
+
 class OnlyMeaning(ast.NodeTransformer):
+    """Takes out docstrings and what errors say."""
+
     def visit_Expr(self, node):
-        return None if isinstance(node.value, ast.Constant) else self.generic_visit(node)  # a docstring
+        return None if isinstance(node.value, ast.Constant) else self.generic_visit(node)
 
     def visit_Raise(self, node):
         return ast.Raise()
@@ -217,5 +238,5 @@ def as_lists(node):
         return [as_lists(each) for each in node]
     if not isinstance(node, ast.AST):
         return repr(node)
-    fields = [(name, value) for name, value in ast.iter_fields(node) if name != "kind" and value not in (None, [])]
-    return [type(node).__name__, *([name, as_lists(value)] for name, value in fields)]
+    full = [(name, value) for name, value in ast.iter_fields(node) if name != "kind" and value not in (None, [])]
+    return [type(node).__name__, *([name, as_lists(value)] for name, value in full)]
