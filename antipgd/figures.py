@@ -19,6 +19,8 @@ METHODS = {
     "label noise": ("#CC79A7", "v", "--"),
     "trace regularisation": ("#56B4E9", "P", ":"),
     "smoothing": ("#E69F00", "X", ":"),
+    "SAM": ("#8B4513", ">", "-."),
+    "weight decay": ("#9467BD", "<", "--"),
 }
 # For whatever is not a method: laws, dimensions, places. The methods' colours are reserved for the methods.
 SERIES = [

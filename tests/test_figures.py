@@ -64,8 +64,8 @@ def test_what_is_no_method_looks_like_none_and_is_told_apart():
 
 
 def test_unknown_method_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match="No style for 'SAM'.*GD.*Anti-PGD"):
-        method_style("SAM")
+    with pytest.raises(ValueError, match="No style for 'Adam'.*GD.*Anti-PGD"):
+        method_style("Adam")
 
 
 def test_band_is_the_mean_and_its_interval(ax):
