@@ -30,7 +30,7 @@ def check_optimizer(optimizer):
             f"Noise attaches to a torch.optim.Optimizer, and this is a {type(optimizer).__name__}. "
             "Pass the optimizer itself: not the model, its parameters, a scheduler or a wrapper around it."
         )
-    if is_zero(optimizer) or any(is_zero(owner) and inner_optimizers(owner) for owner in owners(optimizer)):
+    if is_zero(optimizer) or (several_processes() and any(map(is_zero, owners(optimizer)))):
         raise TypeError(
             "ZeroRedundancyOptimizer keeps a part of the optimizer's state on each process, and loses xi with the rest. "
             "Shard with torch.distributed.fsdp.fully_shard, which the noise follows, or train with DistributedDataParallel."
@@ -39,7 +39,13 @@ def check_optimizer(optimizer):
         name, its = inner[0]
         raise TypeError(
             f"{type(optimizer).__name__} is a wrapper around another optimizer, {type(its).__name__}, whose steps the noise "
-            f"has to follow: pass its attribute {name!r} instead."
+            f"has to follow: pass its attribute {name!r} instead. (Not if the wrapper itself writes the weights after that step, "
+            "as Lookahead does: it would leave a part of each perturbation in them.)"
+        )
+    if hasattr(optimizer, "fused_backward"):
+        raise TypeError(
+            f"{type(optimizer).__name__} updates the weights in the backward pass, and not in a step that the noise could "
+            "follow. Use an optimizer that updates them in its step."
         )
     if not getattr(type(optimizer).step, "hooked", False) or not hasattr(optimizer, "_optimizer_step_post_hooks"):
         raise TypeError(
@@ -51,12 +57,14 @@ def check_optimizer(optimizer):
             "This optimizer carries noise already. Change group['sigma'] or group['cancel'] in its param_groups, "
             "or call detach() on the noise object first."
         )
-    names = {*optimizer.defaults, *inspect.signature(type(optimizer).__init__).parameters}
-    if taken := names & set(ENTRIES):
-        raise ValueError(
-            f"{type(optimizer).__name__} has a setting {min(taken)!r} of its own, and the noise would take it for its own. "
-            "Such an optimizer cannot carry it; subclass it and give the setting another name."
-        )
+    given = any(name in group for group in optimizer.param_groups for name in ENTRIES)
+    for each in [optimizer, *(owners(optimizer) if given else [])]:  # a wrapper shares its groups with the one inside
+        names = {*each.defaults, *inspect.signature(type(each).__init__).parameters}
+        if taken := names & set(ENTRIES):
+            raise ValueError(
+                f"{type(each).__name__} has a setting {min(taken)!r} of its own, and the noise would take it for its own. "
+                "Such an optimizer cannot carry it; subclass it and give the setting another name."
+            )
     for group in optimizer.param_groups:
         for p in group["params"]:
             check_parameter(p)
@@ -71,14 +79,16 @@ def inner_optimizers(optimizer):
     return found
 
 
+def several_processes():
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
 def is_zero(optimizer):
     return any(cls.__name__ == "ZeroRedundancyOptimizer" for cls in type(optimizer).__mro__)
 
 
 def owners(optimizer):
-    """The optimizers that hold this one in an attribute, where there are several processes to be wrong in."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return []
+    """The optimizers that hold this one in an attribute."""
     holders = [each for each in gc.get_referrers(optimizer) if isinstance(each, dict)]
     found = [each for holder in holders for each in gc.get_referrers(holder)] + gc.get_referrers(optimizer)
     return [each for each in found if isinstance(each, torch.optim.Optimizer) and each is not optimizer]
@@ -199,7 +209,8 @@ def check_mode(optimizer, noisy):
     if noisy and any(group.get("train_mode") is False for group in optimizer.param_groups):
         raise RuntimeError(
             "The optimizer is in eval mode: it has put averaged weights into the model, and the noise is in those of "
-            "train mode. Evaluate these averages as they are, or call optimizer.train() before at_z()."
+            "train mode. Evaluate these averages as they are, or call optimizer.train() before at_z() begins or ends, and "
+            "before detach()."
         )
 
 

@@ -184,7 +184,7 @@ class CorrelatedNoise:
         For Anti-PGD this is the paper's z (equation 3), the point that its theory speaks of; for PGD z is w.
         The weights return also when the block raises. Weights that the block has written itself are the new z, and on
         leaving the noise comes on top of them. Stepping, saving or loading the optimizer inside raises RuntimeError, as
-        does entering where the optimizer has put other weights into the model (schedule-free's eval mode).
+        does entering or leaving where the optimizer has put other weights into the model (schedule-free's eval mode).
         """
         self._refuse_at_z("at_z()")
         noisy = list(self._outstanding())
@@ -197,6 +197,7 @@ class CorrelatedNoise:
                     p.sub_(xi * cancel)
             torch.clear_autocast_cache()  # it holds casts of the weights at w
             yield
+            guards.check_mode(self.optimizer, noisy)
         finally:
             self._away = False
             with torch.no_grad():
@@ -224,6 +225,7 @@ class CorrelatedNoise:
         A sigma or cancel of a group's own goes with the rest: give it again before attaching anew.
         """
         self._refuse_at_z("detach()")
+        guards.check_mode(self.optimizer, list(self._outstanding()))
         for p, xi, cancel in self._outstanding():
             p.sub_(xi * cancel)
         for hook in self._hooks:
