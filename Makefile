@@ -4,10 +4,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+MODULE_TESTS := $(wildcard tests/test_noise*.py tests/test_theory_*.py) $(addprefix tests/test_, guards.py \
+    curvature.py strength.py landscapes.py dynamics.py pacbayes.py)
 FIRST_PAGE := _build/html/index.html
 SOURCES := _config.yml _toc.yml $(wildcard book/*.md book/*.ipynb _static/*) tools/build_book.py tools/book_markup.py tools/notebooks.py
 
-.PHONY: book test mutants notebooks bench lock repository clean
+.PHONY: book test mutants notebooks bench lowest newest lock repository clean
 
 # Builds the pages from the executed notebooks.
 book: $(FIRST_PAGE)
@@ -31,6 +33,14 @@ notebooks: $(VENV)/.ready
 # Measures speed on one core, about two minutes; beside JAX, too, where it is installed: uv pip install -e '.[bench]'
 bench: $(VENV)/.ready
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/noise.py
+
+# Runs the module's own tests with the oldest libraries that pyproject.toml admits, and with the newest that there are.
+lowest newest: $(VENV)/.ready
+	$(BIN)/uv venv --quiet --clear .venv-$@
+	$(BIN)/uv pip install --quiet --python .venv-$@ --resolution $(if $(filter lowest,$@),lowest-direct,highest) \
+	    . pytest hypothesis sympy setuptools
+	.venv-$@/bin/python -m pytest --noconftest --override-ini addopts= $(MODULE_TESTS)
 
 # Writes the tried version of everything; keeps those that still fit. Delete requirements.lock first to renew them all.
 lock: $(VENV)/.ready
