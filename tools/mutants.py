@@ -140,6 +140,7 @@ def in_a_fork(chapter, mutant, start, space, heard):
             try:
                 if mutant.file:
                     shutil.copytree(ROOT / "antipgd", Path(folder) / "antipgd")
+                    (Path(folder) / "book").symlink_to(BOOK)  # where the module finds stored results
                     file = Path(folder) / mutant.file
                     file.write_text(file.read_text(encoding="utf-8").replace(mutant.old, mutant.new), encoding="utf-8")
                     sys.path.insert(0, folder)
