@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 
@@ -211,7 +212,8 @@ def test_the_first_steps_of_the_result_in_the_book_come_out_again(name):
     live = compute(replace(FIGURES[name], seeds=(0, 9), descent=1), steps=100)
     for key in ("test_loss w", "test_loss z", "trace w", "trace z", "train_loss w"):
         beginning = stored.values[key][: len(live[key]), [0, 9]]
-        torch.testing.assert_close(live[key], beginning, rtol=1e-3, atol=1e-3)
+        finite = torch.where(live[key].isfinite(), live[key], torch.nan)  # JSON has no infinity: what is lost is stored as NaN
+        torch.testing.assert_close(finite, beginning, rtol=1e-3, atol=1e-3, equal_nan=True)
 
 
 # --- The command ------------------------------------------------------------------------------------------------
@@ -267,13 +269,15 @@ def test_the_command_ends_with_words_and_no_traceback(error, monkeypatch):
 
 
 def test_the_command_as_it_is_typed(tmp_path):
-    small = "--steps 20 --descent 5 --seeds 0 1 2 --d 12 --M 6 --nonzero 2 --test-samples 5 --workers 1".split()
+    seeds = tuple(time.time_ns() % 10**9 + i for i in range(3))  # of which no earlier run has kept a part
+    small = "--steps 20 --descent 5 --d 12 --M 6 --nonzero 2 --test-samples 5 --workers 1 --seeds".split()
+    small += map(str, seeds)
     command = [sys.executable, "-m", "antipgd.experiments", "fig-9", *small, "--folder", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "COLUMNS": "100"})
     assert done.returncode == 0, done.stderr
     assert str(tmp_path / "fig-9.json") in done.stdout
     assert "100%" in done.stderr and "/job" in done.stderr  # a bar with the time left
-    experiment = replace(FIGURES["fig-9"], steps=20, descent=5, seeds=(0, 1, 2), d=12, M=6, nonzero=2, test_samples=5)
+    experiment = replace(FIGURES["fig-9"], steps=20, descent=5, seeds=seeds, d=12, M=6, nonzero=2, test_samples=5)
     torch.testing.assert_close(
         results.load("fig-9", tmp_path).values["trace w"], compute(experiment)["trace w"], rtol=1e-4, atol=1e-6
     )

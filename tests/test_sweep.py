@@ -294,7 +294,7 @@ def test_an_executor_needs_submit_and_its_jobs_done_and_result(tmp_path, log, th
 @pytest.fixture
 def dask(tmp_path):
     """A Dask cluster on this machine, of two worker processes, and a client to it."""
-    settings = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None, "local_directory": str(tmp_path)}
+    settings = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0", "local_directory": str(tmp_path)}
     with LocalCluster(**settings) as cluster, Client(cluster) as client:
         yield client
 
@@ -321,7 +321,7 @@ def test_dask_gives_up_a_job_that_kills_its_workers_and_the_rest_goes_on(tmp_pat
 def test_dask_without_nannies_goes_on_with_the_workers_that_are_left(tmp_path, log):
     folder, killed = tmp_path / "sweep", []
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
-    with LocalCluster(n_workers=0, dashboard_address=None, local_directory=str(tmp_path)) as cluster:
+    with LocalCluster(n_workers=0, dashboard_address=":0", local_directory=str(tmp_path)) as cluster:
         command = [sys.executable, "-m", "distributed.cli.dask_worker", cluster.scheduler_address, "--no-nanny"]
         options = ["--nthreads", "1", "--no-dashboard", "--local-directory", str(tmp_path)]
         started = [subprocess.Popen([*command, *options], env=environment, stderr=subprocess.DEVNULL) for _ in range(2)]
