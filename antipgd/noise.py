@@ -347,8 +347,8 @@ class AntiPGD(CorrelatedNoise):
 
     >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     >>> noise = AntiPGD(optimizer, sigma=0.01)
-    >>> ...                     # train as before
-    >>> with noise.at_z():      # evaluate without the noise of the last step
+    >>> train(model, optimizer)  # as before
+    >>> with noise.at_z():  # without the noise of the last step
     ...     evaluate(model)
 
     Arguments, entries in the parameter groups and errors: see ``CorrelatedNoise``.

@@ -103,8 +103,9 @@ class NoiseSchedule:
 
     >>> noise = AntiPGD(optimizer, sigma=0.01)
     >>> schedule = NoiseSchedule(optimizer, lambda step, group: min(1, step / 1000))  # warm-up
-    >>> ...
-    >>> optimizer.step(); schedule.step()
+    >>> for x, y in batches:
+    ...     take_step(model, optimizer, x, y)
+    ...     schedule.step()
 
     optimizer: one that carries noise. factor(step, group): by what the group's own value is multiplied from this step on,
     step = 0 at the start. 0 from step N on stops the noise, and step N lands on z; ``group["lr"] / group["initial_lr"]``
