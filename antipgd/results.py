@@ -77,7 +77,7 @@ def load(name, folder=None, renew=RENEW):
 
 
 def write(path, content):
-    """Write this dictionary, with format and checksum, as JSON. A reader sees the old file or the new one, never a part.
+    """Write a dictionary, with format and checksum, as JSON. A reader sees the old file or the new one, never a part.
 
     A full disk or a kill leaves the old file. Raises OSError, and TypeError or ValueError for what JSON cannot hold.
     """

@@ -80,8 +80,8 @@ def collect(executor, function, missing, total):
                 except KeyboardInterrupt:
                     raise
                 except BaseException as error:  # a cancelled job and one that ended its process are not Exceptions
-                    # Without its traceback, whose frames hold the future: Dask keeps a failed job as long as anybody does, and
-                    # hands it out again to the next call. The worker's own traceback is the error's cause.
+                    # Without its traceback, whose frames hold the future: Dask keeps a failed job as long as
+                    # anybody does, and hands it out again to the next call. The worker's own is the error's cause.
                     failures[path] = error.with_traceback(None)
                 else:
                     found[path] = keep(path, content, futures)

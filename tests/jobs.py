@@ -22,7 +22,7 @@ def slow_square(configuration):
 
 
 def fatal_for_three(configuration):
-    """Kills its own process on x = 3, unless a file "cured" lies in the log's folder; says no word, as a lack of memory."""
+    """Kills its own process on x = 3, unless a file "cured" lies in the log's folder; without a word."""
     result = square(configuration)
     if configuration["x"] == 3 and not Path(configuration["log"], "cured").exists():
         os.kill(os.getpid(), signal.SIGKILL)

@@ -1,9 +1,7 @@
 """The paper's toy figures: their settings, what they compute, and what is stored of them."""
 
-import os
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 
@@ -14,12 +12,14 @@ from antipgd import experiments, results
 from antipgd.dynamics import descend, log_spaced, run
 from antipgd.experiments import FIGURES, assembled, code, compute, jobs, main, produce, recorded, stale, work
 from antipgd.landscapes import MatrixSensing, QuadraticRegression
+from antipgd.sweep import key
 from project import ROOT
 
 SMALL = {
-    "regression": replace(FIGURES["fig-9"], d=12, M=6, nonzero=2, test_samples=5, seeds=(3, 4, 5), steps=100, descent=20),
-    "sensing": replace(FIGURES["fig-12"], n=4, rank=2, M=12, test_samples=5, seeds=(3, 4, 5), steps=100, descent=20),
+    "regression": replace(FIGURES["fig-9"], d=12, M=6, nonzero=2, test_samples=5),
+    "sensing": replace(FIGURES["fig-12"], n=4, rank=2, M=12, test_samples=5),
 }
+SMALL = {name: replace(each, seeds=(3, 4, 5), steps=100, descent=20) for name, each in SMALL.items()}
 
 
 @pytest.fixture
@@ -34,7 +34,8 @@ def threads():
 def test_figure_2_has_the_settings_of_d_1():
     left, middle = FIGURES["fig-2-left"], FIGURES["fig-2-middle"]
     assert (left.lrs, left.sigmas, left.batch_size, left.d, left.M, left.nonzero) == ((0.1,), (0.05,), 1, 100, 40, 10)
-    assert (middle.lrs, middle.sigmas, middle.batch_size, middle.n, middle.rank, middle.M) == ((0.001,), (0.1,), 10, 20, 5, 100)
+    assert (middle.lrs, middle.sigmas, middle.batch_size) == ((0.001,), (0.1,), 10)
+    assert (middle.n, middle.rank, middle.M, middle.norm) == (20, 5, 100, 1)
     assert [method.lr for method in left.methods() if method.batch_size] == [pytest.approx(0.01)]
     assert [method.lr for method in middle.methods() if method.batch_size] == [0.001]
 
@@ -68,7 +69,9 @@ def test_an_experiment_without_rates_or_seeds_is_refused(setting):
 def test_the_values_are_those_of_the_runs_at_w_at_z_and_after_descent(name):
     experiment = SMALL[name]
     if name == "regression":
-        train, test, _ = QuadraticRegression.sparse([3, 4, 5], d=12, M=6, nonzero=2, test_samples=5, dtype=torch.float32)
+        train, test, _ = QuadraticRegression.sparse(
+            [3, 4, 5], d=12, M=6, nonzero=2, test_samples=5, dtype=torch.float32
+        )
     else:
         train, test, _ = MatrixSensing.low_rank(
             [3, 4, 5], n=4, rank=2, M=12, test_samples=5, label_noise=0.01, dtype=torch.float32
@@ -106,8 +109,8 @@ def test_fewer_steps_are_the_beginning_of_all(name):
     short, long = compute(SMALL[name], steps=32), compute(SMALL[name])
     record = recorded(SMALL[name], 32)
     assert record[-1] == 32 and torch.equal(record, recorded(SMALL[name])[: len(record)])
-    for key in ("test_loss w", "test_loss z", "trace w", "trace z", "train_loss w"):
-        assert torch.equal(short[key], long[key][: len(record)])
+    for each in ("test_loss w", "test_loss z", "trace w", "trace z", "train_loss w"):
+        assert torch.equal(short[each], long[each][: len(record)])
 
 
 def test_steps_that_are_not_recorded_are_refused():
@@ -131,8 +134,8 @@ def test_the_stored_result_is_what_is_computed(name, tmp_path, threads):
     assert stored.seeds == [3, 4, 5] and torch.equal(stored.steps, log_spaced(100))
     assert stored.configuration["type"] == type(experiment).__name__ and stored.configuration["steps"] == 100
     assert set(stored.values) == set(values)
-    for key, value in values.items():  # to six digits, and the rounding of other batches of seeds
-        torch.testing.assert_close(stored.values[key], value, rtol=1e-4, atol=1e-7)
+    for each, value in values.items():  # to six digits, and the rounding of other batches of seeds
+        torch.testing.assert_close(stored.values[each], value, rtol=1e-4, atol=1e-7)
 
 
 def test_jobs_are_a_few_seeds_each_and_kept_one_by_one(tmp_path, threads):
@@ -177,7 +180,8 @@ def test_a_result_of_another_problem_is_stale(fresh, monkeypatch):
 
 
 def test_a_result_of_other_code_is_stale(fresh, monkeypatch):
-    monkeypatch.setattr(results, "source", lambda module, was=results.source: was(module).replace("BLOCK = 64", "BLOCK = 9"))
+    now = results.source
+    monkeypatch.setattr(results, "source", lambda module: now(module).replace("BLOCK = 64", "BLOCK = 9"))
     results.top_level.cache_clear()
     words = stale("fig", fresh)
     results.top_level.cache_clear()
@@ -210,10 +214,9 @@ def test_the_result_in_the_book_is_small_and_says_where_it_comes_from(name):
 def test_the_first_steps_of_the_result_in_the_book_come_out_again(name):
     stored = results.load(name)
     live = compute(replace(FIGURES[name], seeds=(0, 9), descent=1), steps=100)
-    for key in ("test_loss w", "test_loss z", "trace w", "trace z", "train_loss w"):
-        beginning = stored.values[key][: len(live[key]), [0, 9]]
-        finite = torch.where(live[key].isfinite(), live[key], torch.nan)  # JSON has no infinity: what is lost is stored as NaN
-        torch.testing.assert_close(finite, beginning, rtol=1e-3, atol=1e-3, equal_nan=True)
+    for each in ("test_loss w", "test_loss z", "trace w", "trace z", "train_loss w"):
+        beginning = stored.values[each][: len(live[each]), [0, 9]]
+        torch.testing.assert_close(live[each], beginning, rtol=1e-3, atol=1e-3, equal_nan=True)
 
 
 # --- The command ------------------------------------------------------------------------------------------------
@@ -241,7 +244,7 @@ def test_help_of_a_figure_explains_each_setting_with_its_default_and_its_source(
         assert option, f"no option for {field.name}"
         explanation, found, _ = rest.partition(f"(default: {default})")
         assert found and "--" not in explanation, f"the default of {field.name}"
-        assert "D." in explanation or "chosen" in explanation or "captions" in explanation, f"the source of {field.name}"
+        assert any(word in explanation for word in ("D.", "chosen", "captions")), f"the source of {field.name}"
     assert "--workers" in words and "--folder" in words
 
 
@@ -269,26 +272,26 @@ def test_the_command_ends_with_words_and_no_traceback(error, monkeypatch):
 
 
 def test_the_command_as_it_is_typed(tmp_path):
-    seeds = tuple(time.time_ns() % 10**9 + i for i in range(3))  # of which no earlier run has kept a part
-    small = "--steps 20 --descent 5 --d 12 --M 6 --nonzero 2 --test-samples 5 --workers 1 --seeds".split()
-    small += map(str, seeds)
-    command = [sys.executable, "-m", "antipgd.experiments", "fig-9", *small, "--folder", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "COLUMNS": "100"})
+    settings = {"steps": 20, "descent": 5, "d": 12, "M": 6, "nonzero": 2, "test_samples": 5}
+    experiment = replace(FIGURES["fig-9"], seeds=(0, 1, 2), **settings)
+    for job in jobs(experiment):  # what an earlier run has kept
+        (experiments.PARTS / f"{key(job)}.json").unlink(missing_ok=True)
+    words = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
+    words += ["--seeds", "0", "1", "2", "--workers=1", f"--folder={tmp_path}"]
+    command = [sys.executable, "-m", "antipgd.experiments", "fig-9", *words]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert str(tmp_path / "fig-9.json") in done.stdout
     assert "100%" in done.stderr and "/job" in done.stderr  # a bar with the time left
-    experiment = replace(FIGURES["fig-9"], steps=20, descent=5, seeds=seeds, d=12, M=6, nonzero=2, test_samples=5)
-    torch.testing.assert_close(
-        results.load("fig-9", tmp_path).values["trace w"], compute(experiment)["trace w"], rtol=1e-4, atol=1e-6
-    )
-
-
-def test_the_readme_names_commands_that_are_there():
-    words = (ROOT / "README.md").read_text().split("python -m antipgd.experiments ")[1:]
-    assert words and all(each.split()[0].strip("`") in {*FIGURES, "all"} for each in words)
+    stored = results.load("fig-9", tmp_path).values["trace w"]
+    torch.testing.assert_close(stored, compute(experiment)["trace w"], rtol=1e-4, atol=1e-6)
 
 
 def test_another_process_has_the_same_digest_and_needs_no_tyro():
-    script = "import sys; sys.modules['tyro'] = None; from antipgd import experiments as e; print(e.code(e.FIGURES['fig-9']))"
+    script = """if True:
+        import sys
+        sys.modules["tyro"] = None
+        from antipgd import experiments
+        print(experiments.code(experiments.FIGURES["fig-9"]))"""
     printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout
     assert printed.strip() == code(FIGURES["fig-9"])

@@ -111,7 +111,8 @@ def test_a_missing_result_is_said_with_the_command_that_makes_it(tmp_path):
 
 def only_the_old(folder):
     """Whether the folder holds the old result and nothing else."""
-    return [path.name for path in folder.iterdir()] == ["fig.json"] and load("fig", folder).values["loss w"][0, 0, 0] == 1
+    names = [path.name for path in folder.iterdir()]
+    return names == ["fig.json"] and load("fig", folder).values["loss w"][0, 0, 0] == 1
 
 
 def test_a_full_disk_leaves_the_old_result(stored, monkeypatch):
