@@ -151,23 +151,29 @@ class CorrelatedNoise:
             if g in self._allocating:
                 continue
             group["noise_step"] += 1
-            for p, place in stepped:
-                self._move(p, group, place)
+            for part in in_parts(stepped):
+                self._move(part, group)
 
-    def _move(self, p, group, place):
-        """``w += xi_new - cancel * xi_old``, and xi_new takes the place of xi_old."""
-        xi = self._carriers[id(p)][1]
-        if group["sigma"] == 0:
-            if id(p) not in self._resting:  # this step lands on z; the next ones touch no bit of w
-                p.add_(xi.mul_(-group["cancel"]))
-                xi.zero_()
-                self._resting.add(id(p))
+    def _move(self, part, group):
+        """``w += xi_new - cancel * xi_old``, and xi_new takes the place of xi_old; for several parameters in one call."""
+        if group["sigma"] == 0:  # this step lands on z; the next ones touch no bit of w
+            part = [(p, place) for p, place in part if id(p) not in self._resting]
+        if not part:
             return
-        new = self._draw(p, group, place).mul_(group["sigma"])
-        # One combined write: two would round twice, and the roundings of z add up.
-        p.add_(xi.mul_(-group["cancel"]).add_(new))
-        xi.copy_(new)
-        self._resting.discard(id(p))
+        weights, xi = zip(*((local(p), local(self._carriers[id(p)][1])) for p, _ in part))
+        torch._foreach_mul_(xi, -group["cancel"])
+        # One combined write to the weights: two would round twice, and the roundings of z add up.
+        if group["sigma"] == 0:
+            torch._foreach_add_(weights, xi)
+            torch._foreach_zero_(xi)
+            self._resting.update(id(p) for p, _ in part)
+        else:
+            new = [local(self._draw(p, group, place)) for p, place in part]
+            torch._foreach_mul_(new, group["sigma"])
+            torch._foreach_add_(xi, new)
+            torch._foreach_add_(weights, xi)
+            torch._foreach_copy_(xi, new)
+            self._resting.difference_update(id(p) for p, _ in part)
 
     def _draw(self, p, group, place):
         device = local(p).device
@@ -369,6 +375,20 @@ class PGD(CorrelatedNoise):
 
 
 _seeds = itertools.count()  # of noise objects that were given none
+AT_ONCE = 2**18  # coordinates that are moved in one call: many small tensors, or one large one, for memory's sake
+
+
+def in_parts(stepped):
+    """Cut a list of (parameter, place) into lists of at most AT_ONCE coordinates; one that has more stays alone."""
+    part, size = [], 0
+    for p, place in stepped:
+        if part and size + p.numel() > AT_ONCE:
+            yield part
+            part, size = [], 0
+        part.append((p, place))
+        size += p.numel()
+    if part:
+        yield part
 
 
 def attach(cls, optimizer, entries):
