@@ -20,7 +20,9 @@ from compare import same
 from notebooks import BOOK, listed, merged
 from set_repository import address
 
-BROUGHT = ("ipykernel", "pip", "scikit-learn", "sympy", "torchvision")  # what Colab has besides, and chapters use
+# What Colab has besides, and chapters use; and the two that a chapter tells its reader to install.
+BROUGHT = ("ipykernel", "pip", "scikit-learn", "sympy", "torchvision", "accelerate", "transformers")
+BROUGHT += ("lightning", "pytorch-optimizer")
 VERSIONS = "import matplotlib, numpy, torch\nprint(torch.__version__, numpy.__version__, matplotlib.__version__)"
 
 
