@@ -1,6 +1,7 @@
 """The command that executes chapters, and the one that builds the pages, on small chapters of their own."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -116,8 +117,8 @@ def build(folder):
 
 def one_page(folder, text):
     """Leave of the book one page with this text, unexecuted."""
-    for path in (folder / "book").iterdir():
-        path.unlink()
+    shutil.rmtree(folder / "book")
+    (folder / "book").mkdir()
     (folder / "_toc.yml").write_text("format: jb-book\nroot: book/intro.ipynb\n")
     (folder / "book" / "intro.md").write_text(HEADER + text)
     subprocess.run(
