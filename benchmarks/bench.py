@@ -136,18 +136,20 @@ def plain(problem, steps=100):
     return Side(each_method_once, steps * len(four) / (len(SEEDS) * len(problem.methods)))
 
 
-def seconds(action):
-    """Of the processor, not of the clock: what other programs take does not count."""
-    start = time.process_time()
+def seconds(action, clock):
+    start = clock()
     action()
-    return time.process_time() - start
+    return clock() - start
 
 
-def best_in_turn(*actions, turns=TURNS):
-    """The shortest time of each action, taken in turns, so that a slow moment of the machine hits them alike."""
+def best_in_turn(*actions, turns=TURNS, clock=time.process_time):
+    """The shortest time of each action, taken in turns, so that a slow moment of the machine hits them alike.
+
+    clock: of the processor, so that what other programs take does not count; a GPU's work needs that of the wall.
+    """
     for action in actions:
         action()  # once before: what is compiled or loaded at the first time does not count
-    times = [[seconds(action) for action in actions] for _ in range(turns)]
+    times = [[seconds(action, clock) for action in actions] for _ in range(turns)]
     return [min(column) for column in zip(*times)]
 
 
@@ -158,7 +160,7 @@ def timed(sides, turns):
 
 
 def report(name, ratio, first, second):
-    print(f"{name:58s} ratio {ratio:8.2f}   {first:9.3f} s   {second:9.3f} s", flush=True)
+    print(f"{name:66s} ratio {ratio:8.3f}   {first:9.4f} s   {second:9.4f} s", flush=True)
 
 
 def compare(problem, turns, jax_side):

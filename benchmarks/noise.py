@@ -12,6 +12,7 @@ import functools
 import time
 
 import torch
+from bench import best_in_turn, report
 from torch import nn
 from torchvision.models import resnet18
 
@@ -20,26 +21,19 @@ from antipgd.noise import LAWS, AntiPGD, draw
 TURNS = 5
 
 
-def seconds(action, device):
-    """On a CPU, of the processor: what other programs take does not count."""
-    clock = time.perf_counter if device.type == "cuda" else time.process_time
-    start = clock()
-    action()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return clock() - start
-
-
 def in_turn(device, turns, *actions):
-    """The shortest time of each action, taken in turns, so that a slow moment of the machine hits them alike."""
-    for action in actions:
-        action()
-    times = [[seconds(action, device) for action in actions] for _ in range(turns)]
-    return [min(column) for column in zip(*times)]
+    """``best_in_turn``; on a GPU by the wall clock, with each action until its work is done."""
+    if device.type != "cuda":
+        return best_in_turn(*actions, turns=turns)
+
+    def until_done(action):
+        return lambda: (action(), torch.cuda.synchronize(device))
+
+    return best_in_turn(*map(until_done, actions), turns=turns, clock=time.perf_counter)
 
 
-def report(name, first, second):
-    print(f"{name:66s} ratio {first / second:7.3f}   {1e3 * first:9.2f} ms {1e3 * second:9.2f} ms", flush=True)
+def compare(name, first, second):
+    report(name, first / second, first, second)
 
 
 def network(device):
@@ -100,9 +94,9 @@ def whole_iterations(device, turns):
             act = {law: iteration(model, optimizer_for(model, law=law), x, y) for law in (None, "gaussian", "rademacher")}
             sam = iteration(model, optimizer_for(model), x, y, gradients=2)
             plain, gaussian, signs, twice = in_turn(device, turns, *act.values(), sam)
-            report(f"{name}, batch {batch}, iteration: Gaussian noise / none", gaussian, plain)
-            report(f"{name}, batch {batch}, iteration: random signs / none", signs, plain)
-            report(f"{name}, batch {batch}, iteration: two gradients, as SAM / none", twice, plain)
+            compare(f"{name}, batch {batch}, iteration: Gaussian noise / none", gaussian, plain)
+            compare(f"{name}, batch {batch}, iteration: random signs / none", signs, plain)
+            compare(f"{name}, batch {batch}, iteration: two gradients, as SAM / none", twice, plain)
 
 
 def steps_alone(device, turns):
@@ -116,13 +110,13 @@ def steps_alone(device, turns):
         steps = [optimizer_for(model, cls, law).step for law in (None, "gaussian", "rademacher")]
         plain, *noisy = in_turn(device, turns, *steps)
         for law, each in zip(("gaussian", "rademacher"), noisy):
-            report(f"ResNet18, step of {name}: {law} noise / none", each, plain)
+            compare(f"ResNet18, step of {name}: {law} noise / none", each, plain)
     draws = [lambda law=law: [draw(law, t, generator) for t in out] for law in LAWS]
     times = dict(zip(LAWS, in_turn(device, turns, *draws)))
     step = in_turn(device, turns, optimizer_for(model, law="gaussian").step)[0]
-    report("ResNet18, Gaussian: step of SGD with noise / draws alone", step, times["gaussian"])
+    compare("ResNet18, Gaussian: step of SGD with noise / draws alone", step, times["gaussian"])
     for law in ("rademacher", "uniform"):
-        report(f"ResNet18, draws: {law} / gaussian", times[law], times["gaussian"])
+        compare(f"ResNet18, draws: {law} / gaussian", times[law], times["gaussian"])
 
 
 def small_tensors(device, turns, count=2000, size=64):
@@ -132,8 +126,8 @@ def small_tensors(device, turns, count=2000, size=64):
     generator = torch.Generator(device)
     plain, noisy = in_turn(device, turns, *(optimizer_for(parameters, law=law).step for law in (None, "gaussian")))
     drawn = in_turn(device, turns, lambda: [torch.empty_like(p).normal_(generator=generator) for p in parameters])[0]
-    report(f"{count} tensors of {size}: step of SGD with noise / none", noisy, plain)
-    report(f"{count} tensors of {size}: what the noise adds / draws alone", noisy - plain, drawn)
+    compare(f"{count} tensors of {size}: step of SGD with noise / none", noisy, plain)
+    compare(f"{count} tensors of {size}: what the noise adds / draws alone", noisy - plain, drawn)
 
 
 def main():
