@@ -47,7 +47,7 @@ def hessian_trace(model, loss, batches, *, probes=30, seed=0, weight=None):
         raise ValueError("A trace needs at least two probes, one batch and one parameter with requires_grad.")
     check_precision(named)
     parameters = [p for _, p in named]
-    weights = [float((samples_in if weight is None else weight)(*batch)) for batch in batches]
+    weights = weights_of(batches, weight)
     generator, starts = torch.Generator().manual_seed(seed), []
     with second_derivatives(model, parameters):
         samples = torch.zeros(probes, len(parameters), dtype=torch.float64, device="cpu")
@@ -85,6 +85,11 @@ def check_precision(named):
             )
         if p.is_inference():
             raise ValueError(f"{name} was made in inference mode and has no derivatives. Build the model outside of it.")
+
+
+def weights_of(batches, weight=None):
+    """By what each batch counts: what ``weight`` says, or the number of its samples."""
+    return [float((samples_in if weight is None else weight)(*batch)) for batch in batches]
 
 
 def samples_in(inputs, targets):

@@ -122,6 +122,7 @@ class CorrelatedNoise:
         self._carriers = {}  # id of a parameter that has a xi: (the parameter, its xi, its group)
         self._resting = set()  # ids of the parameters whose xi is zero
         self._stepping = {}  # of the step that is under way, parameters with a gradient: (number of group, of parameter)
+        self._allocating = set()  # of the same step, numbers of the groups whose state a checkpointer wants to see
         self._follow_groups()
         self._know_carriers()
         # In place of these calls a compiled step would trace the keys, anew at each step.

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 
-from antipgd.curvature import call, evaluating, samples_in
+from antipgd.curvature import call, evaluating, weights_of
 from antipgd.noise import check_law, draw, keyed_seed
 
 
@@ -40,7 +40,7 @@ def sigma_for(model, loss, batches, *, rise, law="gaussian", draws=8, seed=0, we
     if not (math.isfinite(rise) and rise > 0) or draws < 2:
         raise ValueError(f"rise is {rise!r} and draws {draws!r}: the rise is a positive number, and two draws the fewest.")
     batches = list(batches)
-    weights = [float((samples_in if weight is None else weight)(*batch)) for batch in batches]
+    weights = weights_of(batches, weight)
     parameters = [p for p in model.parameters() if p.requires_grad]
     with evaluating(model), torch.no_grad():
         start = [p.clone() for p in parameters]
@@ -65,6 +65,7 @@ def sigma_for(model, loss, batches, *, rise, law="gaussian", draws=8, seed=0, we
         finally:
             for p, w in zip(parameters, start):
                 p.copy_(w)
+            torch.clear_autocast_cache()
 
 
 def displace(parameters, start, sigma, law, seed):
@@ -72,6 +73,7 @@ def displace(parameters, start, sigma, law, seed):
     for i, (p, w) in enumerate(zip(parameters, start)):
         generator = torch.Generator(p.device).manual_seed(keyed_seed(seed % 2**63, i))
         p.copy_(w + sigma * draw(law, torch.empty_like(p), generator))
+    torch.clear_autocast_cache()  # it holds casts of the weights that stood here before
 
 
 def solve(measured, wished, start, tolerance=0.05, tries=60):

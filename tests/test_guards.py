@@ -107,6 +107,20 @@ def test_a_step_that_raises_is_followed_by_one_with_noise():
     assert xi_of(optimizer, p).any() and optimizer.param_groups[0]["noise_step"] == 1
 
 
+def test_noise_that_is_attached_during_a_step_begins_with_the_next():
+    p, attached = parameter(), []
+    optimizer = SGD([p], lr=0.1)
+
+    def closure():
+        attached.append(AntiPGD(optimizer, 0.3))
+        return p.sum()
+
+    optimizer.step(closure)
+    assert torch.equal(p.detach(), torch.linspace(1, 2, 4, dtype=torch.float64) - 0.05)
+    optimizer.step()
+    assert xi_of(optimizer, p).any()
+
+
 def test_a_parameter_that_is_reached_twice_is_drawn_for_once():
     p = parameter()
     with warnings.catch_warnings():

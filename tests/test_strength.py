@@ -51,6 +51,20 @@ def test_weights_modes_and_random_state_come_back():
     assert torch.get_rng_state().equal(state) and model.training and model[1].training
 
 
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.enable_grad])
+def test_modes_around_it_do_not_matter(mode):
+    model = nn.Linear(8, 8)
+    data = [(torch.randn(64, 8, generator=torch.Generator().manual_seed(0)), torch.zeros(64, 8))]
+    expected = sigma_for(model, nn.functional.mse_loss, data, rise=1.0)
+    with mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        model(data[0][0])  # autocast keeps the casts of these weights
+        within = sigma_for(model, lambda out, targets: nn.functional.mse_loss(out.float(), targets), data, rise=1.0)
+        after = model(data[0][0])
+    assert within.sigma == pytest.approx(expected.sigma, rel=0.1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(after, model(data[0][0]))
+
+
 def test_loss_that_noise_lowers_or_cannot_raise_says_why():
     top = Bowl()
     top.c = -top.c
