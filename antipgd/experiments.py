@@ -183,7 +183,7 @@ def work(job):
         raise RuntimeError("the code was changed while the sweep ran: call it again")
     start = time.perf_counter()
     values = {name: results.packed(value) for name, value in compute(job.experiment).items()}
-    return {"values": values, "seconds": time.perf_counter() - start}
+    return {"values": values, "threads": torch.get_num_threads(), "seconds": time.perf_counter() - start}
 
 
 def jobs(experiment):
@@ -209,7 +209,8 @@ def assembled(name, experiment, parts):
     """The result of an experiment from those of its jobs."""
     names = parts[0]["values"]
     values = {key: torch.cat([results.unpacked(part["values"][key]) for part in parts], dim=-2) for key in names}
-    origin = results.provenance(code(experiment), sum(part["seconds"] for part in parts))
+    threads, seconds = max(part["threads"] for part in parts), sum(part["seconds"] for part in parts)
+    origin = results.provenance(code(experiment), threads, seconds)
     steps, seeds = recorded(experiment), list(experiment.seeds)
     return results.Result(name, described(experiment), seeds, steps, values, origin)
 

@@ -133,8 +133,9 @@ def unpacked(content):
     return torch.tensor(values, dtype=torch.float64).reshape(content["shape"])
 
 
-def provenance(code, seconds):
-    """Where a result comes from. code: its ``digest``. seconds: what the computation took, summed over its jobs."""
+def provenance(code, threads, seconds):
+    """Where a result comes from. code: its ``digest``. threads: torch's in each of its jobs, the most; seconds: what the
+    computation took, summed over its jobs."""
     return {
         "code": code,
         "commit": git("log", "-1", "--format=%H", "--", "antipgd"),
@@ -143,7 +144,7 @@ def provenance(code, seconds):
         "torch": torch.__version__,
         "numpy": numpy.__version__,
         "device": f"CPU, {processor()}, {os.cpu_count()} cores",
-        "threads": 1,
+        "threads": threads,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "seconds": round(seconds, 1),
     }

@@ -159,7 +159,7 @@ def fresh(tmp_path, monkeypatch):
     """The folder of a result that has just been made, of a figure named "fig"."""
     experiment = SMALL["regression"]
     monkeypatch.setitem(FIGURES, "fig", experiment)
-    part = {"values": {"loss": results.packed(torch.ones(2, 3, 11))}, "seconds": 1.0}
+    part = {"values": {"loss": results.packed(torch.ones(2, 3, 11))}, "threads": 1, "seconds": 1.0}
     results.save(assembled("fig", experiment, [part]), tmp_path)
     return tmp_path
 

@@ -176,8 +176,8 @@ def test_the_checkout_comes_before_what_is_carried(tmp_path, monkeypatch):
 
 
 def test_the_provenance_says_where_and_with_what():
-    origin = results.provenance("abc", 12.34)
-    assert origin["code"] == "abc" and origin["seconds"] == 12.3
+    origin = results.provenance("abc", 3, 12.34)
+    assert origin["code"] == "abc" and origin["seconds"] == 12.3 and origin["threads"] == 3
     assert origin["torch"] == torch.__version__
     assert len(origin["commit"]) == 40
     assert all(value != "" for value in origin.values())
