@@ -329,3 +329,12 @@ def over_seeds(values, dim=-2, *, leave_out_lost=False):
     enough = (n > 1) if leave_out_lost else (n == values.shape[dim]) & (n > 1)
     half = quantile * (variance / n).sqrt()
     return Interval(torch.where(enough, mean, torch.nan), torch.where(enough, half, torch.nan), n)
+
+
+def ratio_over_seeds(values, others, dim=0, *, leave_out_lost=False):
+    """The ratio of two positive values under the same seeds: geometric mean, and the ends of its 95 % interval.
+
+    Three tensors, of the shape that ``over_seeds`` gives the mean; dim and leave_out_lost are its arguments.
+    """
+    logs = over_seeds((values / others).log(), dim, leave_out_lost=leave_out_lost)
+    return [(logs.mean + side * logs.half).exp() for side in (0, -1, 1)]

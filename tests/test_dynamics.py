@@ -22,6 +22,7 @@ from antipgd.dynamics import (
     log_spaced,
     over_seeds,
     pgd,
+    ratio_over_seeds,
     run,
     sgd,
     trace_regularised,
@@ -553,6 +554,18 @@ def test_interval_of_one_series_is_that_of_one_column():
     values = normal(5)
     got = over_seeds(values, 0)
     assert (got.mean.item(), got.half.item(), got.n.item()) == pytest.approx(by_hand(values.tolist()), rel=1e-12)
+
+
+def test_ratio_over_seeds_is_the_interval_of_the_logarithms():
+    values, others = normal(6, 4).exp(), normal(6, 4).exp() + 1
+    logs = over_seeds((values.log() - others.log()), 0)
+    mean, low, high = ratio_over_seeds(values, others)
+    close(mean, (values / others).prod(0) ** (1 / 6))
+    close(low.log(), logs.mean - logs.half)
+    close(high.log(), logs.mean + logs.half)
+    values[0, 1] = torch.inf
+    assert ratio_over_seeds(values, others)[0].isnan().tolist() == [False, True, False, False]
+    assert ratio_over_seeds(values, others, leave_out_lost=True)[0].isfinite().all()
 
 
 def test_diverged_runs_lower_the_number_of_seeds():
