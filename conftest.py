@@ -8,9 +8,12 @@ import os
 from nbval.plugin import IPyNbCell
 
 from compare import Output
+from surroundings import of_a_kernel
 
-os.environ["ANTIPGD_SCALE"] = "quick"  # what the committed notebooks were made with
-os.environ["OMP_NUM_THREADS"] = "1"  # sums of several threads differ in their last digits
+if "PYTEST_XDIST_WORKER" not in os.environ:  # the processes that run the tests inherit it
+    settled = of_a_kernel({**os.environ, "ANTIPGD_SCALE": "quick"})  # at what the committed notebooks were made with
+    os.environ.clear()
+    os.environ.update(settled)
 
 # nbval compares strings exactly after this step, in which it would replace patterns.
 IPyNbCell.sanitize = lambda self, value: Output(value) if isinstance(value, str) else value

@@ -1,6 +1,7 @@
 """The rule by which outputs are compared, alone and at work in nbval."""
 
 import asyncio
+import os
 import re
 import shutil
 import subprocess
@@ -52,19 +53,31 @@ def test_everything_else_fails(a, b):
     assert not same(a, b)
 
 
-def test_nbval_compares_by_this_rule(tmp_path):
+@pytest.fixture
+def project(tmp_path):
+    """A project with nothing but what compares the outputs of its notebooks."""
     for folder in ("tools", "book"):
         (tmp_path / folder).mkdir()
-    for name in ("conftest.py", "pyproject.toml", "tools/compare.py"):
+    for name in ("conftest.py", "pyproject.toml", "tools/compare.py", "tools/surroundings.py"):
         shutil.copy(ROOT / name, tmp_path / name)
+    return tmp_path
+
+
+def nbval(project, **variables):
+    """What the tests of the project's notebooks print, with these environment variables."""
+    command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "-rA", "-p", "no:cacheprovider", "book"]
+    environment = {**os.environ, **variables}
+    return subprocess.run(command, cwd=project, env=environment, stdout=subprocess.PIPE, text=True).stdout
+
+
+def test_nbval_compares_by_this_rule(project):
     cases = [("x 0.333334", "x 0.333333"), ("x 0.334333", "x 0.333333"), ("3 of 4", "3 of 3"), ("one", "two")]
     cells = []
     for stored, printed in cases:
         stream = nbformat.v4.new_output("stream", name="stdout", text=stored + "\n")
         cells.append(nbformat.v4.new_code_cell(f"print({printed!r})", outputs=[stream], execution_count=1))
-    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "book" / "cases.ipynb")
-    command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "-rA", "-p", "no:cacheprovider", "book"]
-    told = subprocess.run(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True).stdout
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), project / "book" / "cases.ipynb")
+    told = nbval(project)
     verdicts = re.findall(r"^(PASSED|FAILED) book/cases.ipynb::Cell (\d)", told, re.MULTILINE)
     assert sorted(verdicts) == [("FAILED", "1"), ("FAILED", "2"), ("FAILED", "3"), ("PASSED", "0")], told
 
@@ -77,19 +90,17 @@ plt.plot([0, 1, 2, 3], VALUES)
 plt.show()"""
 
 
-def test_a_figure_that_draws_something_else_fails(tmp_path):
-    """The picture itself is not compared; its summary is, and one value inside an array is enough."""
-    for folder in ("tools", "book"):
-        (tmp_path / folder).mkdir()
-    for name in ("conftest.py", "pyproject.toml", "tools/compare.py"):
-        shutil.copy(ROOT / name, tmp_path / name)
+def test_a_figure_that_draws_something_else_fails(project):
+    """The picture itself is not compared; its summary is, and one value inside an array is enough.
+
+    The shell chooses another backend, which would show no figure: then both would fail.
+    """
     for name, values in (("same", "[1, 5, 2, 9]"), ("other", "[1, 5, 3, 9]")):
         made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(FIGURE.replace("VALUES", "[1, 5, 2, 9]"))])
-        asyncio.run(notebooks.execute(made, tmp_path))
+        asyncio.run(notebooks.execute(made, project))
         assert set(made.cells[0].outputs[0].data) == {"image/png", "text/plain"}
         made.cells[0].source = FIGURE.replace("VALUES", values)
-        nbformat.write(made, tmp_path / "book" / f"{name}.ipynb")
-    command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "-rA", "-p", "no:cacheprovider", "book"]
-    told = subprocess.run(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True).stdout
+        nbformat.write(made, project / "book" / f"{name}.ipynb")
+    told = nbval(project, MPLBACKEND="Agg")
     verdicts = re.findall(r"^(PASSED|FAILED) book/(\w+).ipynb::Cell 0", told, re.MULTILINE)
     assert sorted(verdicts) == [("FAILED", "other"), ("PASSED", "same")], told

@@ -36,7 +36,7 @@ time.sleep(0.2)
 print("two", os.environ["OMP_NUM_THREADS"], os.path.basename(os.getcwd()))
 plt.plot([1, 2])
 plt.show()
-print(sys.prefix == PREFIX)
+print(sys.prefix == PREFIX, sys.warnoptions, sys.flags.optimize)
 ```
 
 ```{code-cell} ipython3
@@ -72,10 +72,49 @@ def test_two_runs_write_the_same_bytes(book):
     before, figure, after = code[0].outputs
     assert before.text == "one\ntwo 1 book\n"  # one piece, one thread, the chapter's folder
     assert set(figure.data) == {"image/png", "text/plain"}
-    assert after.text == "True\n"  # the kernel is this environment's
+    assert after.text == "True [] 0\n"  # the kernel is this environment's
     assert code[1].metadata.jupyter == {"source_hidden": True, "outputs_hidden": True}
     assert code[1].metadata.cellView == "form"
     assert [path.name for path in sorted(book.iterdir())] == ["findings.json", "small.ipynb", "small.md"]
+
+
+SETTINGS = """
+c = get_config()
+c.InlineBackend.rc = {"figure.figsize": (2, 2)}
+"""
+
+
+def test_the_shell_and_the_users_settings_change_nothing(book, tmp_path, monkeypatch):
+    (book / "small.md").write_text(CHAPTER, encoding="utf-8")
+    assert notebooks.main(["small"]) == 0
+    before = (book / "small.ipynb").read_bytes()
+
+    profile = tmp_path / "ipython" / "profile_default"
+    (profile / "startup").mkdir(parents=True)
+    (profile / "startup" / "mine.py").write_text("import sys; sys.prefix = 'elsewhere'\n")
+    (profile / "ipython_kernel_config.py").write_text(SETTINGS)
+    (tmp_path / "mine.py").write_text("import sys; sys.prefix = 'elsewhere'\n")
+    (tmp_path / "matplotlibrc").write_text("lines.color: red\nfigure.figsize: 2, 2\n")
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    monkeypatch.setenv("PYTHONSTARTUP", str(tmp_path / "mine.py"))
+    monkeypatch.setenv("PYTHONWARNINGS", "error")
+    monkeypatch.setenv("PYTHONOPTIMIZE", "1")
+    monkeypatch.setenv("MATPLOTLIBRC", str(tmp_path / "matplotlibrc"))
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    monkeypatch.setenv("LC_ALL", "C")
+    assert notebooks.main(["small"]) == 0
+    assert (book / "small.ipynb").read_bytes() == before
+
+
+def test_a_progress_bar_is_left_out_and_a_warning_beside_it_is_refused(book, capfd):
+    (book / "small.md").write_text(CHAPTER.replace("value = 1", "for _ in trange(3, leave=False):\n    pass"))
+    assert notebooks.main(["small"]) == 0
+    *_, last = nbformat.read(book / "small.ipynb", as_version=4).cells
+    assert "trange(3" in last.source and last.outputs == []
+    (book / "small.md").write_text(CHAPTER.replace("value = 1", "for _ in trange(3):\n    print('beware', file=sys.stderr)"))
+    assert notebooks.main(["small"]) == 1
+    assert "beware" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("line, words", [("1 / 0", "ZeroDivisionError"), ("print('oh', file=sys.stderr)", "stderr")])
@@ -107,6 +146,33 @@ def test_a_text_that_changed_is_not_in_sync(book):
     notebooks.write(notebooks.read(book / "small.md"), book / "small.ipynb")
     assert notebooks.in_sync("small")
     (book / "small.md").write_text(HEADER + "\n# Smaller\n")
+    assert not notebooks.in_sync("small")
+
+
+DRAWN = """
+# Small
+
+```{code-cell} ipython3
+---
+mystnb:
+  figure:
+    name: fig-small
+    caption: 'Two lines.'
+  image:
+    alt: 'They cross.'
+tags: [hide-input]
+---
+1
+```
+"""
+
+
+@pytest.mark.parametrize("change", [("Two", "Three"), ("cross", "touch"), ("fig-small", "fig-large"), ("input", "cell")])
+def test_a_caption_or_another_description_that_changed_is_not_in_sync(book, change):
+    (book / "small.md").write_text(HEADER + DRAWN)
+    notebooks.write(notebooks.read(book / "small.md"), book / "small.ipynb")
+    assert notebooks.in_sync("small")
+    (book / "small.md").write_text(HEADER + DRAWN.replace(*change))
     assert not notebooks.in_sync("small")
 
 

@@ -29,6 +29,8 @@ from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
+from surroundings import of_a_kernel
+
 ROOT = Path(__file__).resolve().parents[1]
 BOOK = ROOT / "book"
 AT_ONCE = 2
@@ -108,8 +110,8 @@ def read(path):
 
 
 def content(notebook):
-    """What a text and its notebook have in common: type, source and tags of all cells."""
-    return [(cell.cell_type, cell.source, cell.metadata.get("tags", [])) for cell in notebook.cells]
+    """What a text and its notebook have in common: type, source and metadata of all cells, captions among them."""
+    return [(cell.cell_type, cell.source, cell.metadata) for cell in notebook.cells]
 
 
 def in_sync(name):
@@ -139,8 +141,7 @@ async def execute(notebook, folder):
         record_timing=False,
         store_widget_state=False,
     )
-    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # sums of several threads differ in their last digits
-    await client.async_execute(env=one_thread)
+    await client.async_execute(env=of_a_kernel())
     notebook.metadata.pop("language_info")  # holds the version of Python
     for cell in notebook.cells:
         if cell.cell_type == "code":
