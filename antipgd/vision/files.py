@@ -1,0 +1,49 @@
+"""Files that are whole or not there: tensors with a checksum, written to one side and moved into place."""
+
+import hashlib
+import io
+import os
+import secrets
+
+import torch
+
+KIND = b"antipgd-vision 1 "
+
+
+class FileError(RuntimeError):
+    """A file that is missing, cut off, changed, or of another kind."""
+
+
+def write(path, content):
+    """Write what ``torch.save`` can hold and ``weights_only`` can load. Raises OSError; the old file is then unchanged.
+
+    A reader sees the old file or the new one, whatever moment the process or the machine ends in.
+    """
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    data = buffer.getbuffer()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with open(unfinished, "xb") as file:
+            file.write(KIND + hashlib.sha256(data).hexdigest().encode() + b"\n")
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def read(path):
+    """What ``write`` wrote, with its tensors on the CPU. Raises FileError, which says what is wrong with the file."""
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        raise FileError(f"There is no {path}.") from None
+    head, _, data = raw.partition(b"\n")
+    if not head.startswith(KIND):
+        raise FileError(f"{path} is empty or was not written by this version of the module.")
+    if hashlib.sha256(data).hexdigest().encode() != head[len(KIND) :]:
+        raise FileError(f"{path} is cut off or was changed after it was written: its checksum is another.")
+    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
