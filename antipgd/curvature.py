@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class Estimate(NamedTuple):
@@ -142,9 +143,15 @@ def second_derivatives(model, parameters):
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         for device in {p.device.type for p in parameters}:
             stack.enter_context(torch.autocast(device, enabled=False))
-        if "torch._dynamo" in sys.modules:  # otherwise nothing is compiled, and loading it takes seconds
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(uncompiled())
         yield
+
+
+def uncompiled():
+    """Compiled code is left aside inside the block."""
+    if "torch._dynamo" in sys.modules:  # otherwise nothing is compiled, and loading it takes seconds
+        return torch.compiler.set_stance("force_eager")
+    return contextlib.nullcontext()
 
 
 @contextlib.contextmanager
@@ -157,3 +164,57 @@ def evaluating(model):
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextlib.contextmanager
+def recomputed_statistics(model, batches):
+    """Inside the block, BatchNorm's running statistics are those of these inputs at the present weights.
+
+    Training keeps an average over the weights of many steps, which with noise on the weights are far apart. A number
+    that is compared between weights, a loss or a trace, is measured in here. Afterwards the statistics are as they were.
+
+    batches: an iterable of inputs, such as the model takes, without targets. In the pass each layer normalises by the
+    batch, as in training, and keeps the means over the batches of their mean and of their unbiased variance; a batch
+    counts by its size. So let them be large and random. All other layers, dropout among them, are in eval mode; so
+    are those BatchNorms which their owner keeps in eval mode in a model that trains, and their statistics stay.
+
+    Raises ValueError where there are statistics to recompute and no batches.
+    """
+    layers = [
+        layer
+        for layer in model.modules()
+        if isinstance(layer, _BatchNorm) and layer.track_running_stats and (layer.training or not model.training)
+    ]
+    kept = [(buffer, buffer.clone()) for layer in layers for buffer in layer.buffers()]
+    try:
+        if layers:
+            recompute(model, layers, batches)
+        yield
+    finally:
+        for buffer, before in kept:
+            buffer.copy_(before)
+
+
+def recompute(model, layers, batches):
+    seen = dict.fromkeys(layers, 0)
+
+    def weigh(layer, inputs):
+        """With this momentum the running average is the mean over all values so far; a layer may be used twice."""
+        seen[layer] += inputs[0].numel()
+        layer.momentum = inputs[0].numel() / seen[layer]
+
+    momenta = [layer.momentum for layer in layers]
+    handles = [layer.register_forward_pre_hook(weigh) for layer in layers]
+    try:
+        with evaluating(model), torch.no_grad(), uncompiled():
+            for layer in layers:
+                layer.reset_running_stats()
+                layer.train()
+            for inputs in batches:
+                call(model, inputs)
+    finally:
+        for layer, momentum, handle in zip(layers, momenta, handles):
+            handle.remove()
+            layer.momentum = momentum
+    if not any(seen.values()):
+        raise ValueError("BatchNorm's statistics need at least one batch: was an iterator used up before?")

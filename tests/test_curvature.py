@@ -1,5 +1,6 @@
 """The estimated Hessian trace against the exact one, and what the estimate must leave alone."""
 
+import contextlib
 import copy
 import weakref
 
@@ -11,7 +12,7 @@ from torch.autograd.functional import hessian
 from torch.func import functional_call
 
 from antipgd import curvature, hessian_trace
-from antipgd.curvature import random_signs
+from antipgd.curvature import random_signs, recomputed_statistics
 
 CALLS = 200  # estimates whose intervals are counted
 
@@ -361,3 +362,127 @@ def test_autocast_inference_mode_and_defaults_around_it_do_not_matter():
         assert hessian_trace(model, mse, data, probes=3).samples.equal(expected)
     finally:
         torch.set_default_device(None)
+
+
+# --- BatchNorm's statistics ---------------------------------------------------------------------------------------
+
+
+class TwoNorms(nn.Module):
+    """Two normalisations, the second one used twice, beside dropout and a part in eval mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.twice = nn.Linear(3, 4), nn.BatchNorm1d(4), nn.BatchNorm1d(4, momentum=0.3)
+        self.dropout, self.head = nn.Dropout(0.5), nn.Linear(4, 2)
+        filled(self)
+        self.head.eval()
+
+    def forward(self, x):
+        h = self.second(self.first(x))
+        return self.head(self.dropout(self.twice(h) + self.twice(2 * h)))
+
+
+def statistics(layer):
+    return layer.running_mean.clone(), layer.running_var.clone()
+
+
+def inputs(*sizes):
+    return [x for x, _ in batches(*sizes)]
+
+
+def test_statistics_of_one_batch_are_exactly_those_of_the_data():
+    model, (x,) = TwoNorms(), inputs(12)
+    with torch.no_grad():
+        h = model.first(x)
+        normed = (h - h.mean(0)) / (h.var(0, correction=0) + model.second.eps).sqrt() * model.second.weight + model.second.bias
+    with recomputed_statistics(model, [x]):
+        torch.testing.assert_close(statistics(model.second), (h.mean(0), h.var(0)))
+        both = normed.mean(0) * 3 / 2, normed.var(0) * 5 / 2  # the mean over both uses
+        torch.testing.assert_close(statistics(model.twice), both)
+
+
+def test_batches_count_by_their_size():
+    model, parts = TwoNorms(), inputs(7, 3, 2)
+    with torch.no_grad():
+        h = [model.first(x) for x in parts]
+    mean = sum(len(x) * each.mean(0) for x, each in zip(parts, h)) / 12
+    var = sum(len(x) * each.var(0) for x, each in zip(parts, h)) / 12
+    with recomputed_statistics(model, iter(parts)):
+        torch.testing.assert_close(statistics(model.second), (mean, var))
+    assert not torch.allclose(mean, sum(each.mean(0) for each in h) / 3)
+
+
+def test_statistics_are_those_of_the_weights_as_they_are_and_not_of_earlier_ones():
+    model, data = TwoNorms(), inputs(12)
+    with recomputed_statistics(model, data):
+        before = statistics(model.second)
+    for layer in (model.second, model.twice):
+        layer.running_mean.fill_(float("nan"))
+    with recomputed_statistics(model, data):
+        torch.testing.assert_close(statistics(model.second), before)
+        model.first.bias.data += 1
+        with recomputed_statistics(model, data):
+            torch.testing.assert_close(statistics(model.second)[0], before[0] + 1)
+        torch.testing.assert_close(statistics(model.second), before)
+
+
+@pytest.mark.parametrize("where", ["pass", "block", "nowhere"])
+def test_statistics_modes_and_momenta_come_back(where):
+    model, data = TwoNorms(), inputs(6, 6)
+    data = [data[0], data[1][:, :2]] if where == "pass" else data
+    before, momenta = everything(model), (model.second.momentum, model.twice.momentum)
+    with pytest.raises(RuntimeError) if where != "nowhere" else contextlib.nullcontext():
+        with recomputed_statistics(model, data):
+            assert [m.training for m in model.modules()] == before[4]
+            assert (model.second.momentum, model.twice.momentum) == momenta
+            assert everything(model)[3] != before[3]
+            if where == "block":
+                raise RuntimeError
+    assert everything(model) == before and (model.second.momentum, model.twice.momentum) == momenta
+    assert not any(layer._forward_pre_hooks for layer in model.modules())
+
+
+def test_layers_frozen_by_their_owner_keep_their_statistics():
+    model, data = TwoNorms(), inputs(12)
+    model.second.eval()
+    frozen, free = statistics(model.second), statistics(model.twice)
+    with recomputed_statistics(model, data):
+        torch.testing.assert_close(statistics(model.second), frozen)
+        assert not torch.allclose(model.twice.running_mean, free[0])
+    model.eval()  # where nothing trains, none is an exception
+    with recomputed_statistics(model, data):
+        assert not torch.allclose(model.second.running_mean, frozen[0])
+
+
+def test_a_model_without_statistics_takes_no_pass():
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4, track_running_stats=False))
+    with recomputed_statistics(model, ("not an input" for _ in range(1))):
+        pass
+
+
+def test_no_batches_are_refused():
+    model = TwoNorms()
+    before = everything(model)
+    with pytest.raises(ValueError, match="at least one batch"):
+        with recomputed_statistics(model, []):
+            pass
+    assert everything(model) == before
+
+
+def test_a_compiled_model_has_the_statistics_of_its_module():
+    model, data = TwoNorms(), inputs(7, 5)
+    with recomputed_statistics(model, data):
+        expected = statistics(model.twice)
+    compiled = torch.compile(model, backend="eager")
+    compiled(data[0])
+    with recomputed_statistics(compiled, data):
+        torch.testing.assert_close(statistics(model.twice), expected)
+
+
+def test_trace_with_statistics_of_the_data_does_not_know_of_those_kept():
+    model, other = net_of_modes(), net_of_modes()
+    other[1].running_var.mul_(100)
+    with recomputed_statistics(model, inputs()), recomputed_statistics(other, inputs()):
+        first, second = (hessian_trace(each, mse, batches(), probes=3).samples for each in (model, other))
+    torch.testing.assert_close(first, second)
+    assert not torch.allclose(hessian_trace(other, mse, batches(), probes=3).samples, first)
