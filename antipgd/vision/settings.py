@@ -95,17 +95,17 @@ class Settings:
 FIG_2 = Settings(noise_stop=250)
 FIG_6 = Settings(noise_start=75)
 # The same on a CPU: fewer images and channels. A large batch is 15 % of the images, as in the paper; the noise starts
-# after gradient descent has fitted all images, and stops after 5/6 of the run.
+# after gradient descent has fitted all images, and stops in time for the descent to end.
 SMALL = Settings(
     width=8,
     train_images=1000,
     large_batch=150,
     small_batch=16,
     micro_batch=150,
-    epochs=60,
+    epochs=50,
     eval_images=1000,
     eval_every=10,
-    trace_every=30,
+    trace_every=25,
     trace_images=200,
     trace_probes=8,
 )
@@ -126,7 +126,7 @@ TINY = replace(
 PRESETS = {
     "fig2": FIG_2,
     "fig6": FIG_6,
-    "fig2-small": replace(SMALL, noise_stop=50),
-    "fig6-small": replace(SMALL, noise_start=30),
+    "fig2-small": replace(SMALL, noise_stop=40),
+    "fig6-small": replace(SMALL, noise_start=25),
     "tiny": TINY,
 }
