@@ -91,10 +91,11 @@ def load(source, cache=CACHE):
         try:
             files.write(path, content)
         except OSError as error:
+            size = sum(content[split]["pixels"].numel() for split in SPLITS) / 1e6
             raise OSError(
                 error.errno,
-                f"{error.strerror}: the decoded images take 184 MB in {cache}. Make room, or set ANTIPGD_CACHE to "
-                "another folder",
+                f"{error.strerror}: the decoded images take {size:.3g} MB in {cache}. Make room, or set ANTIPGD_CACHE "
+                "to another folder",
                 str(path),
             ) from error
     train, test = (Images(content[split]["pixels"], content[split]["labels"]) for split in SPLITS)
@@ -136,13 +137,26 @@ def downloaded(cache):
 
 def decoded(folder):
     """The images of a folder, whose name says that they are a re-encoding where their files are JPEG."""
+    check_classes(folder)
     return {"name": folder_name(folder), **{split: decoded_split(folder / split) for split in SPLITS}}
+
+
+def check_classes(folder):
+    """A label is a class's place among the names, so they have to be the same names."""
+    train, test = (class_names(folder / split) for split in SPLITS)
+    if len(train) != CLASSES:
+        raise DataError(f"{folder / 'train'} has {len(train)} classes, and the network tells {CLASSES} apart.")
+    if train != test:
+        raise DataError(f"The classes in {folder} are {', '.join(train)} in train, and {', '.join(test)} in test.")
+
+
+def class_names(folder):
+    return sorted(path.name for path in folder.iterdir() if path.is_dir())
 
 
 def folder_name(folder):
     lossy = any(path.suffix.lower() in {".jpg", ".jpeg"} for path in folder.glob("*/*/*"))
-    names = sorted(path.name for path in (folder / "train").iterdir() if path.is_dir())
-    cifar = names == "airplane automobile bird cat deer dog frog horse ship truck".split()
+    cifar = class_names(folder / "train") == "airplane automobile bird cat deer dog frog horse ship truck".split()
     return ("CIFAR-10" if cifar else f"images of {folder.name}") + (" (JPEG re-encoding)" if lossy else "")
 
 
@@ -150,9 +164,7 @@ def decoded_split(folder):
     try:
         images = torchvision_datasets().ImageFolder(folder)
     except FileNotFoundError as error:
-        raise DataError(f"{folder} has a class without images, or no classes: {error}") from error
-    if len(images.classes) != CLASSES:
-        raise DataError(f"{folder} has {len(images.classes)} classes, and the network tells {CLASSES} apart.")
+        raise DataError(f"{folder} has a class without images: {error}") from error
     pixels = np.empty((len(images), SIDE, SIDE, 3), np.uint8)
     for i, (path, _) in enumerate(tqdm(images.samples, desc=f"decode {folder.name}", unit="image", leave=False)):
         pixels[i] = decoded_image(images.loader, path)
