@@ -6,10 +6,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 MODULE_TESTS := $(wildcard tests/test_noise*.py tests/test_theory_*.py) $(addprefix tests/test_, guards.py \
     curvature.py strength.py landscapes.py dynamics.py pacbayes.py)
+# In any locale: Python reads the path of this folder, which may not be ASCII, in the encoding of the locale.
+ifneq ($(filter C.UTF-8 C.utf8,$(shell locale -a)),)
+export LC_ALL := C.UTF-8
+endif
 FIRST_PAGE := _build/html/index.html
 SOURCES := _config.yml _toc.yml $(wildcard book/*.md book/*.ipynb _static/*) tools/build_book.py tools/book_markup.py tools/notebooks.py
 
-.PHONY: book test mutants notebooks bench lowest newest lock repository clean
+.PHONY: book test check mutants notebooks bench lowest newest lock repository clean
 
 # Builds the pages from the executed notebooks.
 book: $(FIRST_PAGE)
@@ -21,6 +25,10 @@ $(FIRST_PAGE): $(VENV)/.ready $(SOURCES)
 # Re-executes all chapters, and runs the unit tests and the guards of the book.
 test: $(VENV)/.ready
 	$(BIN)/python -m pytest
+
+# The tests of what was changed, NAMES="intro noise ...": chapters, and files of the module.
+check: $(VENV)/.ready
+	$(BIN)/python tools/check.py $(NAMES)
 
 # Changes the statements, and sees whether their checks notice, NAMES="valley_theorem ..." or all chapters. Minutes.
 mutants: $(VENV)/.ready
