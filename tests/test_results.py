@@ -179,7 +179,7 @@ def test_the_provenance_says_where_and_with_what():
     origin = results.provenance("abc", 3, 12.34)
     assert origin["code"] == "abc" and origin["seconds"] == 12.3 and origin["threads"] == 3
     assert origin["torch"] == torch.__version__
-    assert len(origin["commit"]) == 40
+    assert len(origin["commit"]) == (40 if (results.CHECKOUT / ".git").exists() else 0)  # none in a downloaded tree
     assert all(value != "" for value in origin.values())
 
 
