@@ -7,6 +7,7 @@
 A record is a list of runs, each with seeds of its own. One that was stopped goes on where it was.
 """
 
+import json
 import sys
 import time
 from dataclasses import asdict, dataclass, replace
@@ -22,6 +23,7 @@ from antipgd.vision.steps import Batches, network, optimizer_and_noise, set_nois
 from antipgd.vision.train import Machine, train
 
 PARTS = results.ROOT / "_build" / "vision"
+RENEW = "python -m antipgd.vision.records {name}"
 ALGORITHM = (Batches, network, optimizer_and_noise, set_noise, step)
 SEEDS = (0, 1, 2)
 
@@ -54,8 +56,7 @@ def one(**settings):
 
 
 NOISY = ("pgd", "antipgd")
-# On the small copy: three strengths for each, PGD's lower, since its perturbations add up to a random walk.
-SMALL_SWEEP = variants(["pgd"], (0.003, 0.01, 0.03)) + variants(["antipgd"], (0.01, 0.03, 0.1))
+SMALL_SWEEP = variants(NOISY, (0.003, 0.01, 0.03))
 SIGMAS = (0.001, 0.003, 0.01, 0.03)
 BOTH = one(method="gd") + one(method="sgd")
 RECORDS = {
@@ -65,12 +66,12 @@ RECORDS = {
     "resnet-fig-17-small": Record(
         "fig2-small",
         one(method="sgd", small_batch=64)
-        + variants(["antisgd"], (0.03,))
-        + variants(["antisgd"], (0.03,), small_batch=64),
+        + variants(["antisgd"], (0.01,))
+        + variants(["antisgd"], (0.01,), small_batch=64),
     ),
     "resnet-noise-on-small": Record(
         "fig2-small",
-        variants(["antipgd"], (0.03,), noise_on="weights") + variants(["antipgd"], (0.3,), noise_on="scaled"),
+        variants(["antipgd"], (0.01,), noise_on="weights") + variants(["antipgd"], (0.3,), noise_on="scaled"),
     ),
     # The paper's settings, on a GPU.
     "resnet-fig-2": Record("fig2", BOTH + variants(NOISY, (0.01,))),
@@ -161,6 +162,24 @@ def described(record, images):
         "shared": {name: value for name, value in asdict(PRESETS[record.preset]).items() if name != "seed"},
         "variants": [dict(variant) for variant in record.variants],
     }
+
+
+def load(name):
+    """The stored record of this name, a ``Result``. Raises ResultError, with the command that makes it, if there is none."""
+    return results.load(name, renew=RENEW)
+
+
+def stale(name):
+    """Why a stored record is not what its command would give now, with the command; None if it is."""
+    stored, record = load(name), RECORDS[name]
+    now = described(record, stored.configuration["images"])
+    if stored.configuration != json.loads(json.dumps(now)) or stored.seeds != list(record.seeds):
+        reason = "other settings now"
+    elif stored.provenance["code"] != code():
+        reason = "its code has changed since"
+    else:
+        return None
+    return f"The stored record {name} is stale, {reason}. Make it anew: {RENEW.format(name=name)}"
 
 
 def command(record, variant, seed):
