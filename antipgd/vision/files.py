@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import pickle
 import secrets
 
 import torch
@@ -46,4 +47,12 @@ def read(path):
         raise FileError(f"{path} is empty or was not written by this version of the module.")
     if hashlib.sha256(data).hexdigest().encode() != head[len(KIND) :]:
         raise FileError(f"{path} is cut off or was changed after it was written: its checksum is another.")
-    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    try:
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise FileError(f"{path} holds something else than tensors and plain values: {error}") from None
+
+
+def leftovers(path):
+    """What writers of this path have left behind that were killed."""
+    return path.parent.glob(f".{path.name}.*.tmp")
