@@ -20,7 +20,7 @@ class Preset:
 
 def parsed(arguments=None):
     """Settings and machine from the words of a command line. Ends the program, with a message, for what is not right."""
-    first = argparse.ArgumentParser(add_help=False)
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", choices=PRESETS, default="fig2")
     name = first.parse_known_args(arguments)[0].preset
     flat = tyro.conf.OmitArgPrefixes
