@@ -3,6 +3,7 @@
 import hashlib
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -55,9 +56,9 @@ class Images:
         """How many images there are with as many of each class."""
         return CLASSES * torch.bincount(self.labels, minlength=CLASSES).min().item()
 
-    @property
+    @cached_property
     def fingerprint(self):
-        """Of the bytes and labels, in their order."""
+        """Of the bytes and labels, in their order; computed once, since each checkpoint has it."""
         data = self.pixels.permute(0, 2, 3, 1).cpu().contiguous().numpy(), self.labels.cpu().numpy()
         return hashlib.sha256(b"".join(array.tobytes() for array in data)).hexdigest()[:16]
 
