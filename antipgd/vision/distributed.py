@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.nn.functional import all_reduce
 from torch.nn.parallel import DistributedDataParallel
 
 
@@ -31,7 +30,16 @@ class Ranks:
             share_statistics(model)
         else:
             nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        return DistributedDataParallel(model, broadcast_buffers=False)
+        return DistributedDataParallel(model)
+
+    @contextlib.contextmanager
+    def first_alone(self):
+        """The others enter the block when the first rank has left it: they read what it has downloaded."""
+        if not self.first:
+            dist.barrier()
+        yield
+        if self.first and self.number > 1:
+            dist.barrier()
 
     def any(self, flag):
         """Whether the flag is true on any rank."""
@@ -65,16 +73,30 @@ def ranks(device):
         dist.destroy_process_group()
 
 
+class Total(torch.autograd.Function):
+    """The sum over all ranks. What depends on it does so on all ranks: its gradient is such a sum as well."""
+
+    @staticmethod
+    def forward(ctx, x):
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return Total.forward(ctx, gradient)
+
+
 class SharedBatchNorm(nn.BatchNorm2d):
     """BatchNorm with the statistics of all ranks, on CPUs, for which torch's SyncBatchNorm is not made."""
 
     def forward(self, x):
         if not self.training:
             return super().forward(x)
-        count = all_reduce(torch.tensor(float(x.numel() // x.shape[1])))
-        mean = all_reduce(x.sum((0, 2, 3))) / count
+        count = Total.apply(torch.tensor(float(x.numel() // x.shape[1])))
+        mean = Total.apply(x.sum((0, 2, 3))) / count
         centred = x - mean.view(1, -1, 1, 1)
-        var = all_reduce(centred.square().sum((0, 2, 3))) / count
+        var = Total.apply(centred.square().sum((0, 2, 3))) / count
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)
@@ -88,3 +110,16 @@ def share_statistics(model):
     for module in model.modules():
         if type(module) is nn.BatchNorm2d:
             module.__class__ = SharedBatchNorm
+
+
+@contextlib.contextmanager
+def alone(model):
+    """Inside the block each rank's BatchNorm has statistics of its own, so that none waits for another."""
+    shared = [(module, type(module)) for module in model.modules() if type(module) in (SharedBatchNorm, nn.SyncBatchNorm)]
+    try:
+        for module, _ in shared:
+            module.__class__ = nn.BatchNorm2d
+        yield
+    finally:
+        for module, kind in shared:
+            module.__class__ = kind
