@@ -29,7 +29,7 @@ TINY = replace(PRESETS["tiny"], **SMALL, eval_every=3, trace_every=0, trace_imag
 KILLED = replace(
     TINY, method="antisgd", sigma=0.01, augment=True, train_images=20, epochs=30, noise_start=3, noise_stop=25, eval_every=10
 )
-KILLS = 24
+KILLS = 20
 # Batches of 15, 15 and 10. The steps are short: on an untrained network a rounding error grows hundredfold in a long one.
 SHARED = replace(TINY, method="antipgd", sigma=0.01, large_batch=15, augment=True, lr=1e-4)
 SHARED_RUNS = {

@@ -42,7 +42,7 @@ class Machine:
     """The images: cifar10 (downloaded), synthetic, or a folder with train/CLASS/FILE and test/CLASS/FILE."""
     folder: Path = Path("runs")
     """Where the run's checkpoint lies; each other setting needs another folder."""
-    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    device: Literal["cuda", "cpu"] = "cuda" if torch.cuda.is_available() else "cpu"
     """cuda or cpu. By default the GPU where there is one."""
     precision: Literal["bfloat16", "float32"] = "bfloat16" if torch.cuda.is_available() else "float32"
     """Of the forward and backward pass; weights and noise are float32. By default bfloat16 on a GPU."""
@@ -54,6 +54,10 @@ class Machine:
     """Time between two checkpoints."""
     progress: bool = True
     """A bar with loss, accuracy, images per second and the time that is left."""
+
+    def __post_init__(self):
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("device is cuda, and torch finds no GPU here: leave it out, or give cpu.")
 
 
 @dataclass
@@ -90,15 +94,26 @@ class Run:
         return {**asdict(self.settings), "images": self.images.fingerprint}
 
     def save(self):
-        """Write a checkpoint; the one before is kept."""
+        """Write a checkpoint; the one before is kept. Raises OSError where it cannot be written."""
         last, previous = self.paths
+        new = last.with_suffix(".new.pt")
         state = {name: getattr(self, name) for name in ("epoch", "batch", "history", "seconds")}
         totals = {"loss": self.totals.loss, "correct": self.totals.correct, "images": self.totals.images}
         modules = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
-        files.write(last.with_suffix(".new.pt"), {"run": self.identity(), "totals": totals, **state, **modules})
-        if last.exists():
-            os.replace(last, previous)
-        os.replace(last.with_suffix(".new.pt"), last)
+        try:
+            for left in files.leftovers(new):
+                left.unlink()
+            files.write(new, {"run": self.identity(), "totals": totals, **state, **modules})
+            if last.exists():
+                os.replace(last, previous)
+            os.replace(new, last)
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"{error.strerror}: no checkpoint can be written. The last one stands, if there is one: make room, and "
+                "the same command goes on from it",
+                str(last),
+            ) from error
 
     def restore(self):
         """Go on from the last checkpoint, if there is one. Raises FileError for one that is damaged or of another run."""
@@ -172,14 +187,15 @@ class Run:
         settings = self.settings
         traced = settings.trace_every and (last or self.epoch % settings.trace_every == 0)
         noisy = settings.sigma_in(self.epoch - 1) > 0 and CANCEL[settings.method] > 0
-        return measured(
-            self.model,
-            self.noise if noisy else None,
-            self.images if last else first(self.images, settings.eval_images),
-            held_out(dataset, settings, last),
-            first(self.images, settings.trace_images) if traced else None,
-            settings.trace_probes,
-        )
+        with distributed.alone(self.model):
+            return measured(
+                self.model,
+                self.noise if noisy else None,
+                self.images if last else first(self.images, settings.eval_images),
+                held_out(dataset, settings, last),
+                first(self.images, settings.trace_images) if traced else None,
+                settings.trace_probes,
+            )
 
 
 def first(images, n):
@@ -274,11 +290,14 @@ def train(settings, machine=Machine()):
     Ctrl-C or SIGTERM, and OSError where no checkpoint can be written: the last one then stands.
     """
     with distributed.ranks(machine.device) as ranks, algorithms(machine.deterministic):
-        dataset = data.load(machine.data)
+        with ranks.first_alone():
+            dataset = data.load(machine.data)
         images = dataset.train.first(settings.train_images).to(machine.device)
         dataset = data.Dataset(dataset.name, dataset.train.to(machine.device), dataset.test.to(machine.device))
         run = Run.fresh(settings, machine, images)
         run.restore()
+        if run.epoch == settings.epochs:
+            return run
         forward = ranks.wrapped(run.model)
         forward = torch.compile(forward) if machine.compiled else forward
         reporter = Reporter(run, machine, ranks.first)
@@ -313,9 +332,9 @@ def main(arguments=None):
         run = train(settings, machine)
     except Stopped as stopped:
         sys.exit(f"{stopped} The same command goes on from {machine.folder / 'checkpoint.pt'}.")
-    except OSError as error:
-        sys.exit(f"{error}. The last checkpoint stands; the same command goes on from it.")
-    except (data.DataError, files.FileError) as error:
+    except KeyboardInterrupt:
+        sys.exit("Stopped at once. The same command goes on from the last checkpoint, if there is one.")
+    except (OSError, data.DataError, files.FileError) as error:
         sys.exit(str(error))
     if run.history and int(os.environ.get("RANK", 0)) == 0:
         print(summary(run))
