@@ -39,7 +39,7 @@ def test_a_file_that_is_not_there(path):
 def test_a_file_that_is_cut_off_at_any_length_is_refused(path):
     files.write(path, CONTENT)
     content = path.read_bytes()
-    for length in [*range(0, 100), *range(100, len(content), 97), len(content) - 1]:
+    for length in [*range(100), *range(100, len(content), 97), len(content) - 1]:
         path.write_bytes(content[:length])
         with pytest.raises(FileError, match="cut off|empty or was not written by this version"):
             files.read(path)
@@ -48,7 +48,7 @@ def test_a_file_that_is_cut_off_at_any_length_is_refused(path):
 def test_a_file_with_one_other_bit_anywhere_is_refused(path):
     files.write(path, CONTENT)
     content = path.read_bytes()
-    for place in [*range(0, 100), *range(100, len(content), 97), len(content) - 1]:
+    for place in [*range(100), *range(100, len(content), 97), len(content) - 1]:
         changed = bytearray(content)
         changed[place] ^= 1
         path.write_bytes(changed)

@@ -229,7 +229,7 @@ def test_pgds_noise_adds_up_and_that_of_antipgd_does_not(method, growth):
 
 
 def test_where_the_noise_ends_the_next_step_lands_on_z_and_later_ones_stay_there():
-    settings, _, optimizer, found = noise_steps(6, noise_start=1, noise_stop=4, epochs=6)
+    _, _, optimizer, found = noise_steps(6, noise_start=1, noise_stop=4, epochs=6)
     apart = [max(float((w - z).abs().max()) for w, z in zip(each, found[0])) for each in found]
     assert apart[0] == apart[1] == 0 and min(apart[2:5]) > 0.1
     assert max(apart[5:]) < 1e-6 and all(torch.equal(a, b) for a, b in zip(found[5], found[6]))
