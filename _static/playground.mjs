@@ -615,7 +615,7 @@ function render({ model, el }) {
 const STYLE = `
 .text_html:has(> .apg-place) { background: transparent !important; color: inherit !important; padding: 0 !important; }
 .apg { --ground: #fff; --line: #6b6b6b; --faint: #d4d4d4; --gd: #000; --pgd: #d55e00; --anti: #009e73; --dial: #332288;
-  --accent: #0b5cad; color: inherit; font: 14px/1.4 system-ui, sans-serif; max-width: 60rem; }
+  --accent: #0b5cad; color: inherit; font: 14px/1.4 system-ui, sans-serif; max-width: 60rem; text-align: start; }
 .apg.dark { --ground: #121212; --line: #a8a8a8; --faint: #444; --gd: #fff; --pgd: #ff8a3d; --anti: #2bc79a; --dial: #a99cf5; --accent: #6db3f8; }
 .apg [hidden] { display: none !important; }
 .apg .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 300px), 1fr)); gap: 4px; }
@@ -648,7 +648,7 @@ const STYLE = `
 .apg .controls { display: flex; flex-wrap: wrap; gap: 8px 24px; align-items: flex-start; }
 .apg .controls > svg { flex: none; width: ${PAD.width}px; max-width: 100%; }
 .apg .rows { flex: 1 1 270px; min-width: 0; display: grid; gap: 6px; }
-.apg .row { display: grid; grid-template-columns: 1fr 3.6em; gap: 0 8px; align-items: end; }
+.apg .row { display: grid; grid-template-columns: minmax(0, 1fr) 3.6em; gap: 0 8px; align-items: end; }
 .apg .row label { display: grid; min-width: 0; }
 .apg .three { display: flex; flex-wrap: wrap; gap: 6px 12px; align-items: end; }
 .apg .three label { display: grid; }
@@ -656,7 +656,7 @@ const STYLE = `
 .apg output { line-height: 26px; font-variant-numeric: tabular-nums; }
 .apg input[type=range] { width: 100%; min-width: 0; height: 26px; margin: 0; }
 .apg .time { display: flex; gap: 12px; align-items: end; margin-bottom: 10px; }
-.apg .time .row { flex: 1; }
+.apg .time .row { flex: 1; min-width: 0; }
 .apg .time button { min-width: 5em; }
 .apg .catch { fill: transparent; cursor: crosshair; touch-action: none; }
 .apg .handle { cursor: grab; touch-action: none; outline: none; }

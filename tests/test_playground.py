@@ -222,11 +222,14 @@ def test_it_is_small_and_asks_nothing_of_a_network(shown):
 
 
 @pytest.mark.parametrize("setting", [{}, {"landscape": "quadratic", "cancel": 0.5}, {"eta": 0.5, "sigma": 0.5}])
-@pytest.mark.parametrize("width", [SMALL, LARGE])
+@pytest.mark.parametrize("width", [340, SMALL, LARGE])  # a page leaves it less than the window
 def test_it_fits_the_window_and_its_words_can_be_read(shown, setting, width):
     page = shown(setting, width=width)
     assert page.complaints == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    wide = page.evaluate("""[...document.querySelectorAll(".apg :not(svg *)")].filter(e => e.getBoundingClientRect().right
+        > document.querySelector(".apg").getBoundingClientRect().right + 1).map(e => e.outerHTML)""")
+    assert wide == []
     sizes = page.evaluate("""[...document.querySelectorAll(".apg svg text")].map(e => {
         const svg = e.ownerSVGElement, scale = svg.getBoundingClientRect().width / svg.viewBox.baseVal.width;
         return parseFloat(getComputedStyle(e).fontSize) * (svg.viewBox.baseVal.width ? scale : 1);
@@ -440,7 +443,7 @@ def test_nothing_moves_by_itself_and_under_reduced_motion_nothing_can(shown):
 # --- In pages, notebooks and as a widget ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["widening_valley"])
+@pytest.mark.parametrize("name", ["intro", "widening_valley"])
 def test_the_output_that_the_chapter_stores_is_alive(browser, name):
     cells = nbformat.read(BOOK / f"{name}.ipynb", as_version=4).cells
     html = [o.data["text/html"] for c in cells for o in c.get("outputs", ()) if "apg-place" in str(o.get("data", {}).get("text/html"))]
