@@ -35,7 +35,6 @@ SHARED = replace(TINY, method="antipgd", sigma=0.01, large_batch=15, augment=Tru
 SHARED_RUNS = {
     "noise": SHARED,
     "fewer images than ranks": replace(SHARED, method="sgd", sigma=0.0, small_batch=13, epochs=1),  # the last has 1
-    "sam": replace(SHARED, method="sam", sigma=0.0, rho=0.05, small_batch=15, epochs=1),
 }
 IMAGES = data.synthetic(train=60, test=40)
 
