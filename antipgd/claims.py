@@ -60,28 +60,60 @@ def label(name):
 
 
 def evidence(claim, words):
-    """A link to the section whose cell shows the claim, as Markdown; the words alone where there is none."""
-    return f"[{words}]({claim['chapter']}.ipynb#{claim['cell']})" if claim["cell"] else words
+    """A link to the section whose cell shows the claim, as Markdown; the words alone where there is none.
+
+    Its title is the claim's id, by which the book's pages lead to the very output of that cell.
+    """
+    return f"[{words}]({claim['chapter']}.ipynb#{claim['cell']} \"{claim['id']}\")" if claim["cell"] else words
 
 
 def table(claims):
-    """All claims as a Markdown table, one row each."""
+    """All claims as a Markdown table, one row each, with a place of the claim's id to which links can jump."""
     rows = [
-        f"| {evidence(claim, label(claim['id']))} | {claim['verdict']} | {claim['paper']} "
+        f"| <a id=\"{claim['id']}\"></a>{evidence(claim, label(claim['id']))} | {claim['verdict']} | {claim['paper']} "
         f"| {claim['finding'] or claim['reason']} |"
         for claim in claims
     ]
     return "\n".join(["| element | verdict | what the paper says | what we find |", "|---|---|---|---|", *rows])
 
 
-def differences(claims):
-    """Everything that differs from the paper, in reading order, as a Markdown list with its evidence."""
-    return "\n".join(
-        f"- **{label(claim['id'])}**, {claim['verdict']}. *In the paper:* {claim['paper']} "
-        f"*Here:* {claim['finding']} ({evidence(claim, 'the cell that shows it')})"
-        for claim in claims
-        if claim["verdict"] in ("caveat", "corrected", "not-reproduced")
-    )
+# The differences on which most depends, and what each is about: the two theorems, and what their proofs and their
+# discussion rest on.
+FIRST = {
+    "thm-2.1": "The theorem on convergence lacks a hypothesis, and its bound is not the best",
+    "thm-3.1": "The widening valley theorem, read as a statement on where the runs leave",
+    "eq-71": "A factor of two in the proof for uncorrelated noise",
+    "prop-C.7": "A bound for uncorrelated noise that needs more than is said",
+    "set-A-larger-variance": "Whose steps vary more",
+}
+
+
+def differs(claim):
+    """Whether what we find is something else than what is printed, or something more that a reader should know."""
+    return claim["verdict"] in ("caveat", "corrected", "not-reproduced")
+
+
+def first_differences(claims):
+    """The differences on which most depends, as Markdown: each with what it is about, in the order of ``FIRST``."""
+    by_name = {claim["id"]: claim for claim in claims}
+    return "\n".join(f"1. **{about}.** {difference(by_name[name])}" for name, about in FIRST.items())
+
+
+def differences(claims, verdict):
+    """All with this verdict that are not among the first, as Markdown: a list for each chapter that shows them."""
+    lines, chapter = [], None
+    for claim in sorted(claims, key=lambda claim: claim["chapter"]):  # in the order of the paper within each
+        if claim["verdict"] == verdict and claim["id"] not in FIRST:
+            if claim["chapter"] != chapter:
+                chapter = claim["chapter"]
+                lines.append(f"\n**In [{chapter.replace('_', ' ')}]({chapter}.ipynb)**\n")
+            lines.append(f"- {difference(claim)}")
+    return "\n".join(lines)
+
+
+def difference(claim):
+    """What the paper says and what we find, as Markdown, with a link to the cell that shows it."""
+    return f"{evidence(claim, label(claim['id']))}, {claim['verdict']}. *In the paper:* {claim['paper']} *Here:* {claim['finding']}"
 
 
 # How the graph shows a verdict: a sign, so that nothing depends on colour, and a colour with enough contrast on light

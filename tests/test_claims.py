@@ -130,13 +130,24 @@ def test_a_wrong_row_is_noticed():
 
 
 def test_the_pages_show_every_row():
-    table, differences = claims.table(CLAIMS), claims.differences(CLAIMS)
+    table = claims.table(CLAIMS)
     assert table.count("\n") == len(CLAIMS) + 1
     for claim in CLAIMS:
-        assert claims.label(claim["id"]) in table
-        differs = claim["verdict"] in ("caveat", "corrected", "not-reproduced")
-        assert (f"**{claims.label(claim['id'])}**" in differences) == differs
+        assert f'<a id="{claim["id"]}"></a>' in table and claims.label(claim["id"]) in table
     assert sum(claims.counts(CLAIMS).values()) == len(CLAIMS)
+
+
+def test_every_difference_is_listed_once_with_a_link_to_its_cell():
+    """Among the first or in the list of its verdict; a verdict that the page does not list has no claims."""
+    lists = [claims.first_differences(CLAIMS), *(claims.differences(CLAIMS, name) for name in ("corrected", "caveat"))]
+    page = "\n".join(lists)
+    for claim in CLAIMS:
+        link = claims.evidence(claim, claims.label(claim["id"]))
+        assert page.count(f"{link}, {claim['verdict']}.") == claims.differs(claim), claim["id"]
+    assert lists[0].count("\n") + 1 == len(claims.FIRST)
+    for text in lists[1:]:
+        groups = re.findall(r"^\*\*In \[", text, re.MULTILINE)
+        assert len(groups) == len(set(re.findall(r"\((\w+)\.ipynb#", text)))
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,21 @@
 """What Sphinx has to be told about the chapters' Markdown, which is written so that plain Jupyter shows it too.
 
 - An equation with a number of its own (a TeX tag) is set as it stands, without Sphinx's wrapping, which admits no tag.
-- The places in front of equations can be jumped to by `[words](#eq-name)`.
+- The places in front of equations, and those of the rows of a table, can be jumped to by `[words](#eq-name)`.
 - In an output that is HTML, links to chapters lead to their pages.
 - A quotation says by its first words, in bold, what it is: what the paper says, a verdict, or else a theorem of ours.
   It gets a class of style.
+- A verdict becomes a card, whose head names the statement of the paper and leads to its row in the coverage table.
+- A link that has a statement's id as its title leads to that card, and not only to the section in which it stands.
 """
 
 import re
 
 from docutils import nodes
+from sphinx.addnodes import pending_xref
 from sphinx.transforms import SphinxTransform
 
-PLACE = re.compile(r'<a id="([\w-]+)">')
+PLACE = re.compile(r'<a id="([\w.-]+)">')
 KINDS = {
     "paper": re.compile(r"The paper says"),
     "holds": re.compile(r"Holds:"),
@@ -20,18 +23,31 @@ KINDS = {
     "corrected": re.compile(r"Corrected:"),
     "not-reproduced": re.compile(r"Not reproduced:"),
 }
+VERDICT = re.compile(r"\[([\w.-]+)\] [\w-]+: ")  # how a verdict begins in its plain text: with the statement's id
+LABEL = re.compile(r" (.+?)\. ")  # what follows the verdict in its Markdown: the statement as a reader would say it
+COVERAGE = "book/coverage"
+
+
+def card(name):
+    """The place of the card with the verdict on the statement of this id, on the page of its chapter."""
+    return f"verdict-{name}"
 
 
 class Places(SphinxTransform):
     default_priority = 870  # before MyST looks for what links point to, at 879
 
     def apply(self):
-        slugs = getattr(self.document, "myst_slugs", {})
         for raw in list(self.document.findall(nodes.raw)):
             place = PLACE.fullmatch(raw.astext())
             if place:
-                slugs[place[1]] = (raw.line or 0, place[1], place[1])
-                raw.parent.replace_self(nodes.target("", "", ids=[place[1]]))  # the paragraph, which shows nothing
+                self.document.myst_slugs[place[1]] = (raw.line or 0, place[1], place[1])
+                row = next((node for node in ancestors(raw) if isinstance(node, nodes.row)), None)
+                if row:
+                    row["ids"].append(place[1])
+                    for tag in (raw, raw.next_node(siblings=True, descend=False)):  # its beginning and its end
+                        tag.parent.remove(tag)
+                else:
+                    raw.parent.replace_self(nodes.target("", "", ids=[place[1]]))  # the paragraph, which shows nothing
 
 
 class Pages(SphinxTransform):
@@ -64,7 +80,70 @@ class Kinds(SphinxTransform):
                 quotation["classes"] += kinds or ["theorem"]
 
 
+class Cards(SphinxTransform):
+    default_priority = 874
+
+    def apply(self):
+        for quotation in self.document.findall(nodes.block_quote):
+            name = statement(quotation)
+            if name:
+                self.document.myst_slugs[card(name)] = (quotation.line or 0, card(name), card(name))
+                quotation["ids"].append(card(name))
+                quotation["classes"].append("verdict")
+                finding = quotation[0]
+                said, words, *rest = [part for part in finding if part.astext()]
+                label = LABEL.match(words.astext())
+                finding.children = []
+                finding += [nodes.Text(words.astext()[label.end() :]), *rest]
+                head = nodes.paragraph("", "", nodes.strong("", said.astext().rstrip(":")), nodes.Text(" "))
+                head += link(self.env.docname, COVERAGE, name, label[1])
+                quotation.insert(0, head)
+
+
+class Rows(SphinxTransform):
+    default_priority = 875
+
+    def apply(self):
+        for row in self.document.findall(nodes.row):
+            if row["ids"]:
+                row["classes"].append(row[1].astext())
+                table = next(node for node in ancestors(row) if isinstance(node, nodes.table))
+                table["classes"] = ["claims"]
+
+
+class Evidence(SphinxTransform):
+    default_priority = 876
+
+    def apply(self):
+        for reference in self.document.findall(pending_xref):
+            name = reference.attributes.pop("title", None)
+            if name:
+                reference["reftargetid"] = card(name)
+
+
+def ancestors(node):
+    """What the node lies in, from the nearest on."""
+    while node.parent:
+        node = node.parent
+        yield node
+
+
+def statement(quotation):
+    """The id of the statement on which a cell's output, shown as this quotation, is a verdict; None for another one."""
+    shown = quotation.parent
+    if shown.get("mime_type") == "text/markdown":
+        plain = [other.astext() for other in shown.parent if other.get("mime_type") == "text/plain"]
+        found = VERDICT.match("".join(plain))
+        return found and found[1]
+
+
+def link(here, page, place, words):
+    """A link with these words to a place on a page, which is looked for when all pages are read."""
+    target = {"refdoc": here, "refdomain": "doc", "reftype": "myst", "refexplicit": True}
+    return pending_xref("", nodes.inline("", words), reftarget=page, reftargetid=place, **target)
+
+
 def setup(app):
-    for transform in (Places, Numbers, Kinds, Pages):
+    for transform in (Places, Numbers, Kinds, Pages, Cards, Rows, Evidence):
         app.add_transform(transform)
     return {"parallel_read_safe": True}
