@@ -11,10 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from finish_pages import finish
 from notebooks import BOOK, ROOT, in_sync, listed
-
-# What a page loads of MathJax; the package brings twenty times as much.
-MATHJAX = ("tex-chtml.js", "output/chtml/fonts/woff-v2", "input/tex/extensions")
 
 
 def stale():
@@ -22,18 +20,6 @@ def stale():
     for name in listed():
         if not (BOOK / f"{name}.ipynb").exists() or not in_sync(name):
             yield f"book/{name}.ipynb is not what book/{name}.md says now. Way out: make notebooks"
-
-
-def prune(html):
-    """Delete what no page loads: most of MathJax, and the maps that lead from packed scripts to their sources."""
-    mathjax, kept = html / "_static" / "mathjax", html / "_static" / "kept"
-    for part in MATHJAX:
-        (kept / part).parent.mkdir(parents=True, exist_ok=True)
-        (mathjax / part).rename(kept / part)
-    shutil.rmtree(mathjax)
-    kept.rename(mathjax)
-    for file in html.rglob("*.map"):
-        file.unlink()
 
 
 def build(folder=ROOT):
@@ -46,7 +32,7 @@ def build(folder=ROOT):
     said = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if said.returncode:
         raise RuntimeError(f"the book was not built:\n{said.stdout}")
-    prune(made / "html")
+    finish(made / "html", ROOT / "_build" / "pictures")
     return made / "html" / "index.html"
 
 
