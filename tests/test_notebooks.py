@@ -96,6 +96,12 @@ def test_its_outputs_are_compared_but_where_rounding_grows(name):
 
 
 @chapters
+def test_no_words_are_left_to_be_filled_in(name):
+    text = (ROOT / "book" / f"{name}.md").read_text(encoding="utf-8")
+    assert re.findall("‹[^›]*›", text) == []
+
+
+@chapters
 def test_it_names_no_folder_of_a_machine(name):
     notebook = read(name)
     for text in [cell.source for cell in notebook.cells] + printed(notebook):
@@ -112,6 +118,19 @@ def test_its_markdown_reads_well_without_sphinx(name):
         assert not re.search(r"^\s*:::", text, re.MULTILINE), f"a colon fence:\n{text}"
         assert not re.search(r"^\([^)\s]+\)=\s*$", text, re.MULTILINE), f"a target:\n{text}"
         assert not re.search(r"\\(left|right)\s*\\(lVert|rVert|\|)|\\bm\b|\\(label|ref|eqref)\{", text), text
+
+
+CHAPTER_LINK = re.compile(r"\]\((\w+)\.ipynb(?:#([\w-]+))?\)|\]\(#(eq-[\w-]+)\)")
+
+
+@chapters
+def test_its_links_lead_to_chapters_and_equations(name):
+    """What can be told in no time; the build follows all links."""
+    labels = notebooks.equation_numbers()
+    for chapter, anchor, equation in CHAPTER_LINK.findall("\n".join(prose(read(name)))):
+        assert not chapter or chapter in CHAPTERS, chapter
+        for label in (anchor, equation):
+            assert not label.startswith("eq-") or label in labels, label
 
 
 @chapters
@@ -290,7 +309,7 @@ def test_all_chapters_that_are_there_are_listed():
 def test_it_has_stable_bytes(name):
     """What would change without a change of the chapter: times, versions, the order of keys."""
     path = ROOT / "book" / f"{name}.ipynb"
-    stored = json.loads(path.read_text())
+    stored = json.loads(path.read_text(encoding="utf-8"))
     assert stored["metadata"] == {"kernelspec": notebooks.KERNELSPEC}
     assert [cell["id"] for cell in stored["cells"]] == [f"cell-{n + 1}" for n in range(len(stored["cells"]))]
-    assert path.read_text() == nbformat.writes(read(name)) + "\n"
+    assert path.read_text(encoding="utf-8") == nbformat.writes(read(name)) + "\n"

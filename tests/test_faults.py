@@ -1,0 +1,118 @@
+"""The tests of the chapters at work: in a small book of chapters with one fault each, each fault is found, by its test.
+
+The chapters are the skeleton of a new one with its words filled in, which has none. Other faults are tried where their
+tests are: stored results that are stale in test_experiments.py, links within the built pages in test_execution.py,
+statements that are false in test_mutants.py.
+"""
+
+import asyncio
+import re
+import shutil
+import subprocess
+import sys
+
+import nbformat
+import pytest
+
+import new_chapter
+import notebooks
+from project import copy_tree
+
+CHECK = "Anti-PGD ends where the trace is lower"
+WORDS = "The argument."
+# For each fault: the change of the text, the change of the stored outputs, and the test that finds it.
+FAULTS = {
+    "changed_result": (None, (f"holds: {CHECK}", "holds: Anti-PGD ends where the trace is higher"), "Cell 4"),
+    "changed_array": (None, ("(51) 0.00000 to 500.000", "(51) 0.00000 to 501.000"), "Cell 3"),
+    "wrong_solution": (("runs.z) >= 0", "runs.z) <= 0"), None, "Cell 7"),
+    "typed_number": ((WORDS, "It falls to 0.1234."), None, "test_its_prose_types_no_number_that_no_cell_shows"),
+    "bad_tex": ((WORDS, r"So $\unheardof{w} = 1$."), None, "test_formulas_are_typeset"),
+    "broken_link": ((WORDS, "See [elsewhere](elsewhere.ipynb)."), None, "test_its_links_lead_to_chapters_and_equations"),
+    "unfilled": ((WORDS, "‹Words.›"), None, "test_no_words_are_left_to_be_filled_in"),
+}
+# What is edited in the text alone, after the chapter was executed.
+EDITED = {
+    "edited_words": (WORDS, "Another argument."),
+    "edited_caption": ("What is drawn,", "What is shown,"),
+    "edited_description": ("What can be seen,", "What is to be seen,"),
+}
+IN_SYNC = "test_the_notebook_was_made_from_the_text_as_it_is"
+EXECUTED = ("sound", "changed_result", "changed_array", "wrong_solution")  # the others' cells are those of the first
+
+
+def filled_in(name):
+    """The text of a new chapter of this name, with words."""
+    return re.sub("‹([^›]*)›", r"\1", new_chapter.text(name))
+
+
+def changed(text, change):
+    old, new = change
+    assert old in text, old
+    return text.replace(old, new)
+
+
+def list_chapters(folder, names):
+    root, *others = (f"file: book/{name}.ipynb" for name in names)
+    lines = [f"root: {root.removeprefix('file: ')}", "chapters:", *(f"  - {other}" for other in others)]
+    (folder / "_toc.yml").write_text("\n".join(["format: jb-book", *lines]) + "\n", encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """What the tests find in the book of faults: a set of (chapter, name of the test that fails)."""
+    folder = copy_tree(tmp_path_factory.mktemp("faults") / "copy")
+    names, texts = ["sound", *FAULTS, *EDITED], {}
+    for name in names:
+        texts[name] = changed(filled_in(name), FAULTS[name][0]) if FAULTS.get(name, [None])[0] else filled_in(name)
+    shutil.rmtree(folder / "book")
+    (folder / "book").mkdir()
+    list_chapters(folder, names)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(notebooks, "ROOT", folder)
+        patch.setattr(notebooks, "BOOK", folder / "book")
+        for name in names:
+            (folder / "book" / f"{name}.md").write_text(texts[name], encoding="utf-8")
+        chapters = {name: notebooks.read(folder / "book" / f"{name}.md") for name in names}
+        asyncio.run(notebooks.execute(chapters["sound"], folder / "book"))
+        chapters["sound"].metadata = nbformat.from_dict({"kernelspec": notebooks.KERNELSPEC})
+    for name, chapter in chapters.items():
+        for cell, first in zip(chapter.cells, chapters["sound"].cells, strict=True):
+            if cell.cell_type == "code":
+                cell.outputs, cell.execution_count = first.outputs, first.execution_count
+        text = nbformat.writes(chapter) + "\n"
+        outputs = FAULTS.get(name, (None, None))[1]
+        (folder / "book" / f"{name}.ipynb").write_text(changed(text, outputs) if outputs else text, encoding="utf-8")
+    for name, change in EDITED.items():
+        (folder / "book" / f"{name}.md").write_text(changed(texts[name], change), encoding="utf-8")
+    files = ["tests/test_notebooks.py", "tests/test_jupyter_view.py", *(f"book/{name}.ipynb" for name in EXECUTED)]
+    command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "-rfE", "-p", "no:cacheprovider", *files]
+    told = subprocess.run(command, cwd=folder, check=False, stdout=subprocess.PIPE, text=True).stdout
+    failed = re.findall(r"^(?:FAILED|ERROR) (\S+)::(Cell \d+|\w+)(?:\[(\w+)\])?", told, re.MULTILINE)
+    return {(chapter or file.removeprefix("book/").removesuffix(".ipynb"), test) for file, test, chapter in failed}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_is_found_by_its_test_and_by_no_other(found, name):
+    assert {test for chapter, test in found if chapter == name} == {FAULTS[name][2]}
+
+
+@pytest.mark.parametrize("name", EDITED)
+def test_what_is_edited_in_the_text_alone_is_found(found, name):
+    assert {test for chapter, test in found if chapter == name} == {IN_SYNC}
+
+
+def test_a_new_chapter_with_its_words_filled_in_has_no_fault(found):
+    assert {test for chapter, test in found if chapter == "sound"} == set()
+    assert {chapter for chapter, _ in found} == {*FAULTS, *EDITED}
+
+
+def test_a_new_chapter_is_written_and_listed(working_copy):
+    command = [sys.executable, working_copy / "tools" / "new_chapter.py"]
+    toc = (working_copy / "_toc.yml").read_text(encoding="utf-8")
+    assert subprocess.run([*command, "my_chapter"], check=True, stdout=subprocess.PIPE).returncode == 0
+    assert (working_copy / "book" / "my_chapter.md").read_text(encoding="utf-8") == new_chapter.text("my_chapter")
+    added = set((working_copy / "_toc.yml").read_text(encoding="utf-8").splitlines()) - set(toc.splitlines())
+    assert added == {"  - file: book/my_chapter.ipynb"}
+    for name, words in (("my_chapter", "exists already"), ("My chapter", "is no name of a chapter")):
+        told = subprocess.run([*command, name], check=False, stderr=subprocess.PIPE, text=True)
+        assert told.returncode == 1 and words in told.stderr
