@@ -34,6 +34,7 @@ from surroundings import of_a_kernel
 ROOT = Path(__file__).resolve().parents[1]
 BOOK = ROOT / "book"
 AT_ONCE = 2
+PATIENCE = 300  # seconds for a kernel to start; a busy machine takes more than the usual 60
 SHOW_FINDINGS = ("coverage", "differences")  # the pages that are made from what the other chapters found
 EQUATION = re.compile(r"^([> ]*)\$\$\n((?:(?!\$\$).)*?)\n\1\$\$ \((eq-[\w-]+)\)$", re.MULTILINE | re.DOTALL)
 REFERENCE = re.compile(r"\[\]\(((?:\w+\.ipynb)?)#(eq-[\w-]+)\)")
@@ -138,6 +139,7 @@ async def execute(notebook, folder):
         notebook,
         kernel_manager_class=ThisInterpreter,
         resources={"metadata": {"path": str(folder)}},
+        startup_timeout=PATIENCE,
         record_timing=False,
         store_widget_state=False,
     )
