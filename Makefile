@@ -11,9 +11,9 @@ ifneq ($(filter C.UTF-8 C.utf8,$(shell locale -a)),)
 export LC_ALL := C.UTF-8
 endif
 FIRST_PAGE := _build/html/index.html
-SOURCES := _config.yml _toc.yml $(wildcard book/*.md book/*.ipynb _static/*) tools/build_book.py tools/book_markup.py tools/notebooks.py
+SOURCES := _config.yml _toc.yml $(wildcard book/*.md book/*.ipynb _static/*) tools/build_book.py tools/book_markup.py tools/notebooks.py redirects.yml tools/redirects.py
 
-.PHONY: book test check mutants notebooks bench lowest newest lock repository clean
+.PHONY: book test check chapter mutants notebooks bench lowest newest lock repository clean
 
 # Builds the pages from the executed notebooks.
 book: $(FIRST_PAGE)
@@ -21,6 +21,7 @@ book: $(FIRST_PAGE)
 
 $(FIRST_PAGE): $(VENV)/.ready $(SOURCES)
 	$(BIN)/python tools/build_book.py
+	$(BIN)/python tools/redirects.py $(@D)
 
 # Re-executes all chapters, and runs the unit tests and the guards of the book.
 test: $(VENV)/.ready
@@ -33,6 +34,10 @@ check: $(VENV)/.ready
 # Changes the statements, and sees whether their checks notice, NAMES="valley_theorem ..." or all chapters. Minutes.
 mutants: $(VENV)/.ready
 	$(BIN)/python tools/mutants.py $(NAMES)
+
+# Begins a chapter: make chapter NAME=my_chapter
+chapter: $(VENV)/.ready
+	$(BIN)/python tools/new_chapter.py $(NAME)
 
 # Executes the chapters, NAMES="intro ..." or all of them, and writes their notebooks.
 notebooks: $(VENV)/.ready
