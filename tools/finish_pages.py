@@ -12,8 +12,8 @@ from urllib.parse import quote
 
 from pictures import convert
 
-# Of MathJax, which the package brings whole: what typesets. Its menu weighs as much as the rest, and makes every formula
-# a stop of the tabulator key. _config.yml says what the first of these files loads.
+# Of MathJax, which the package brings whole: what typesets. Its menu weighs as much as the rest, and makes every
+# formula a stop of the tabulator key. _config.yml says what the first of these files loads.
 MATHJAX = (
     *("startup.js", "core.js", "input/tex.js", "input/tex/extensions", "a11y/assistive-mml.js"),
     *("output/chtml.js", "output/chtml/fonts/tex.js", "output/chtml/fonts/woff-v2"),
@@ -30,7 +30,7 @@ CHANGES = [
     (rf'<(?:script|link)\b[^>]*(?:{"|".join(map(re.escape, UNUSED))})[^>]*>(?:</script>)?', ""),
     (r"<script>const THEBE_JS_URL.*?</script>", ""),
     (r'<script type="text/x-thebe-config">.*?</script>\s*<script>kernelName.*?</script>', ""),
-    (rf'<(?:script|link)\b[^>]*/(?:{"|".join(map(re.escape, ICON_FONT))})[^>]*>(?:</script>)?', ICONS),
+    (r"<(?:script|link)\b[^>]*fontawesome[^>]*>(?:</script>)?", ICONS),
     (r"mathjax/tex-chtml\.js", "mathjax/startup.js"),
     # The theme reports a preference that was never set, and shows a light page for a moment before a dark one.
     (r'(dataset\.mode = localStorage\.getItem\("mode"\) \|\| )""', r'\1"auto"'),
