@@ -49,6 +49,7 @@ bench: $(VENV)/.ready
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/noise.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/peers.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/vision.py
 
 # Runs the module's own tests with the oldest libraries that pyproject.toml admits, and with the newest that there are.
 lowest newest: $(VENV)/.ready

@@ -65,16 +65,22 @@ class Settings:
     """Of the starting weights, the order of the images, the crops and the noise."""
     def __post_init__(self):
         check_law(self.law)
-        for name in ("epochs", "large_batch", "small_batch", "micro_batch", "width", "eval_every", "trace_probes"):
+        for name in ("epochs", "large_batch", "small_batch", "micro_batch", "width", "eval_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it is at least 1.")
-        if not math.isfinite(self.sigma) or self.sigma < 0:
-            raise ValueError(f"sigma is {self.sigma}: it is a finite number, at least 0.")
+        for name in ("train_images", "eval_images", "trace_images"):
+            if getattr(self, name) < 10 or getattr(self, name) % 10:
+                raise ValueError(f"{name} is {getattr(self, name)}: there are ten classes, so it is 10, 20, 30, ...")
+        for name in ("sigma", "lr", "momentum", "weight_decay", "rho"):
+            if not math.isfinite(getattr(self, name)) or getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}: it is a finite number, at least 0.")
+        if self.trace_every and self.trace_probes < 2:
+            raise ValueError(f"trace_probes is {self.trace_probes}: a standard error takes at least 2.")
         if self.sigma and self.method not in CANCEL:
             raise ValueError(f"{self.method} takes no noise: leave sigma at 0, or choose one of {', '.join(CANCEL)}.")
         if self.rho and self.method != "sam":
             raise ValueError(f"rho belongs to sam, and the method is {self.method}.")
-        if min(self.large_batch, self.small_batch) > self.train_images:
+        if self.batch_size > self.train_images:
             raise ValueError(f"A batch of {self.batch_size} has more images than the {self.train_images} to train on.")
 
     @property
@@ -109,6 +115,8 @@ SMALL = Settings(
     trace_images=200,
     trace_probes=8,
 )
+# Between the two: minutes on a free GPU.
+MIDDLE = replace(SMALL, width=32, train_images=5000, large_batch=750, small_batch=64, micro_batch=750, eval_images=2000)
 TINY = replace(
     SMALL,
     width=4,
@@ -128,5 +136,6 @@ PRESETS = {
     "fig6": FIG_6,
     "fig2-small": replace(SMALL, noise_stop=40),
     "fig6-small": replace(SMALL, noise_start=25),
+    "fig2-middle": replace(MIDDLE, noise_stop=40),
     "tiny": TINY,
 }
