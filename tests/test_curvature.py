@@ -2,6 +2,8 @@
 
 import contextlib
 import copy
+import math
+import warnings
 import weakref
 
 import pytest
@@ -12,9 +14,14 @@ from torch.autograd.functional import hessian
 from torch.func import functional_call
 
 from antipgd import curvature, hessian_trace
-from antipgd.curvature import random_signs, recomputed_statistics
+from antipgd.curvature import expected_sharpness, generators_for, random_signs, recomputed_statistics
 
 CALLS = 200  # estimates whose intervals are counted
+INTERVALS = [  # cuts into batches, settings, and the degrees of freedom of the error
+    pytest.param((12,), {"probes": 15}, 14, id="one batch"),
+    pytest.param((7, 4, 1), {"probes": 8}, 14, id="uneven batches"),
+    pytest.param((7, 4, 1), {"probes": 500, "rel_error": 0.2}, 14, id="stopped at a wanted error"),
+]
 
 
 def normal(*shape, seed=0):
@@ -55,6 +62,10 @@ def mean_output(outputs, targets):
     return outputs.mean()
 
 
+def broken(outputs, targets):
+    raise FloatingPointError
+
+
 class WithUnusedPart(nn.Module):
     """A network beside parameters that the loss never sees."""
 
@@ -87,10 +98,19 @@ def exact_hessian(model, loss, data):
     return hessian(of_flat, torch.cat([p.flatten() for p in free.values()]))
 
 
-def signs(model, probes, seed):
-    """The signs of hessian_trace, one probe in a row."""
-    generator, free = torch.Generator().manual_seed(seed), [p for p in model.parameters() if p.requires_grad]
+def signs(model, probes, generator):
+    """The signs of hessian_trace for one batch, one probe in a row."""
+    free = [p for p in model.parameters() if p.requires_grad]
     return torch.stack([torch.cat([random_signs(p, generator).flatten() for p in free]) for _ in range(probes)])
+
+
+def exact_forms(model, loss, data, probes, seed):
+    """The quadratic forms of the exact Hessians of the batches, by their shares: (batches, probes)."""
+    forms = []
+    for batch, generator in zip(data, generators_for(data, seed)):
+        v, share = signs(model, probes, generator), len(batch[0]) / sum(len(x) for x, _ in data)
+        forms.append(share * torch.einsum("pi,ij,pj->p", v, exact_hessian(model, loss, [batch]), v))
+    return torch.stack(forms)
 
 
 @pytest.mark.parametrize("sizes", [(12,), (4, 4, 4), (7, 4, 1)])
@@ -106,16 +126,19 @@ def signs(model, probes, seed):
 )
 def test_samples_are_quadratic_forms_of_the_exact_hessian(make, loss, sizes):
     model, data = make(), batches(*sizes)
-    samples = hessian_trace(model, loss, data, probes=6, seed=8).samples
-    H, v = exact_hessian(model, loss, data), signs(model, probes=6, seed=8)
-    assert set(v.unique().tolist()) == {-1, 1} and H.abs().max() > 0.01
-    torch.testing.assert_close(samples, torch.einsum("pi,ij,pj->p", v, H, v), rtol=1e-11, atol=1e-11)
+    estimate = hessian_trace(model, loss, data, probes=6, seed=8)
+    forms = exact_forms(model, loss, data, probes=6, seed=8)
+    assert exact_hessian(model, loss, data).abs().max() > 0.01
+    torch.testing.assert_close(estimate.samples, forms.sum(0), rtol=1e-11, atol=1e-11)
+    by_batch = stats.sem(forms.numpy(), axis=1)
+    assert estimate.stderr == pytest.approx((by_batch**2).sum() ** 0.5, rel=1e-9)
 
 
-@pytest.mark.parametrize("sizes", [(1, 11), (7, 4, 1), (1,) * 12])
-def test_cut_into_batches_does_not_matter(sizes):
-    whole, cut = (hessian_trace(net(), mse, data, probes=5) for data in (batches(), batches(*sizes)))
-    torch.testing.assert_close(cut.samples, whole.samples, rtol=1e-12, atol=1e-12)
+def test_signs_are_signs_and_those_of_the_batches_differ():
+    first, second = (signs(net(), 2, generator) for generator in generators_for([1, 2], seed=8))
+    assert set(first.unique().tolist()) == {-1, 1}
+    assert first.equal(signs(net(), 2, torch.Generator().manual_seed(8)))
+    assert 0.2 < (first == second).double().mean() < 0.8
 
 
 def test_linear_loss_has_trace_zero():
@@ -139,12 +162,22 @@ def test_value_and_standard_error_are_those_of_the_samples():
     assert stderr == pytest.approx(stats.sem(samples.numpy()), rel=1e-12)
 
 
-def test_intervals_cover_the_exact_trace():
-    model, data, probes = net(), batches(), 30
-    exact, quantile = exact_hessian(model, mse, data).trace().item(), stats.t.ppf(0.975, probes - 1)
-    estimates = [hessian_trace(model, mse, data, probes=probes, seed=seed) for seed in range(CALLS)]
+@pytest.mark.parametrize("sizes, settings, freedom", INTERVALS)
+def test_intervals_cover_the_exact_trace(sizes, settings, freedom):
+    model, data, quantile = net(), batches(*sizes), stats.t.ppf(0.975, freedom)
+    exact = exact_hessian(model, mse, data).trace().item()
+    estimates = [hessian_trace(model, mse, data, **settings, seed=seed) for seed in range(CALLS)]
     covered = sum(abs(e.value - exact) < quantile * e.stderr for e in estimates) / CALLS
     assert 0.90 <= covered <= 0.99
+
+
+def test_smaller_batches_have_the_smaller_error():
+    """Even where they are all alike: then each is one more probe, and the variance is divided by their number."""
+    (x, y), model = batches()[0], net()
+    whole = hessian_trace(model, mse, [(x.repeat(6, 1), y.repeat(6, 1))], probes=150)
+    cut = hessian_trace(model, mse, [(x, y)] * 6, probes=150)
+    assert cut.stderr / whole.stderr == pytest.approx(6**-0.5, rel=0.15)
+    assert abs(cut.value - whole.value) < 4 * math.hypot(cut.stderr, whole.stderr)
 
 
 def test_trace_scales_with_the_loss():
@@ -172,6 +205,110 @@ def test_same_signs_at_nearby_weights_make_differences_precise():
     assert paired < hessian_trace(here, mse, batches()).stderr / 10
 
 
+# --- Stopping at a wanted error ------------------------------------------------------------------------------------
+
+
+def test_stops_at_the_wanted_error_and_not_long_after():
+    estimate = hessian_trace(net(), mse, batches(4, 4, 4), probes=10_000, rel_error=0.1)
+    assert estimate.stderr <= 0.1 * estimate.value
+    least = len(estimate.samples) * (estimate.stderr / (0.1 * estimate.value)) ** 2
+    assert len(estimate.samples) < 1.5 * least
+    whole = hessian_trace(net(), mse, batches(4, 4, 4), probes=len(estimate.samples))
+    torch.testing.assert_close(estimate.samples, whole.samples)  # the same probes, in rounds or at once
+
+
+def test_an_easy_error_takes_few_probes():
+    assert len(hessian_trace(net(), mse, batches(*(1,) * 12), probes=10_000, rel_error=10).samples) == 3
+    assert len(hessian_trace(net(), mse, batches(), probes=5, rel_error=10).samples) == 5
+
+
+def test_an_error_out_of_reach_is_said_with_what_would_do():
+    with pytest.warns(RuntimeWarning, match=r"above 0.02 of it after 20 probes. About [\d.e+]+ would do") as caught:
+        estimate = hessian_trace(net(), mse, batches(), probes=20, rel_error=0.02)
+    assert len(estimate.samples) == 20 and estimate.stderr > 0.02 * abs(estimate.value)
+    enough = int(float(str(caught[0].message).split("About ")[1].split()[0]) * 1.5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        hessian_trace(net(), mse, batches(), probes=enough, rel_error=0.02)
+
+
+@pytest.mark.filterwarnings("ignore:.*is above.*:RuntimeWarning")
+def test_a_trace_that_is_no_number_does_not_stop_early():
+    estimate = hessian_trace(net(), lambda out, y: mse(out, y) * math.inf, batches(), probes=25, rel_error=0.1)
+    assert len(estimate.samples) == 25 and not math.isfinite(estimate.stderr)
+
+
+@pytest.mark.parametrize("rel_error", [0, -0.1, math.nan])
+def test_an_error_that_none_can_have_is_refused(rel_error):
+    with pytest.raises(ValueError, match="rel_error is .* positive share"):
+        hessian_trace(net(), mse, batches(), rel_error=rel_error)
+
+
+# --- Expected sharpness -------------------------------------------------------------------------------------------
+
+
+def test_sharpness_of_a_parabola_is_its_trace():
+    """The loss sum of c_i (w_i - 1)^2 / 2 is raised by sigma^2 / 2 times the sum of c, whatever the slope."""
+    model = filled(nn.Linear(3, 1, bias=False))
+    c = torch.tensor([1.0, -2.0, 5.0], dtype=torch.float64)
+    sharpness = expected_sharpness(
+        model, lambda out, y: (c * (model.weight - 1) ** 2).sum() / 2, batches(), 3.0, draws=4000, seed=1
+    )
+    assert abs(sharpness.value - 9 / 2 * 4) < 4 * sharpness.stderr < 3
+    spread = 9 / 2 * (2 * c.square().sum()).sqrt().item()  # of sum of c_i xi_i^2 / 2: the slope's part has cancelled
+    assert sharpness.stderr == pytest.approx(spread / 4000**0.5, rel=0.1)
+    assert sharpness.by_parameter is None and sharpness.samples.shape == (4000,)
+
+
+@pytest.mark.parametrize("sizes", [(12,), (7, 4, 1)])
+def test_sharpness_is_half_the_variance_times_the_trace(sizes):
+    model, data, sigma = net(), batches(*sizes), 1e-3
+    sharpness = expected_sharpness(model, mse, data, sigma, draws=300)
+    exact = sigma**2 / 2 * exact_hessian(model, mse, data).trace().item()
+    assert abs(sharpness.value - exact) < 4 * sharpness.stderr < exact / 2
+
+
+def test_sharpness_of_large_noise_is_that_of_plain_sampling():
+    model, data, sigma, draws = net(), batches(7, 4, 1), 0.5, 2000
+    sharpness = expected_sharpness(model, mse, data, sigma, draws=draws)
+    x, y = batches()[0]
+    noisy = torch.zeros(draws, dtype=torch.float64)
+    for i in range(draws):
+        named = enumerate(model.named_parameters())
+        weights = {name: p + sigma * normal(*p.shape, seed=1000 * i + j) for j, (name, p) in named}
+        noisy[i] = mse(functional_call(model, weights, x), y).item() - mse(model(x), y).item()
+    exact = sigma**2 / 2 * exact_hessian(model, mse, data).trace().item()
+    assert abs(sharpness.value - noisy.mean()) < 4 * math.hypot(sharpness.stderr, noisy.std() / draws**0.5)
+    assert sharpness.value < exact - 6 * sharpness.stderr  # higher orders count
+
+
+@pytest.mark.parametrize("loss", [mse, broken])
+def test_sharpness_leaves_everything_as_it_was(loss):
+    model = net_of_modes()
+    before = everything(model)
+    with pytest.raises(FloatingPointError) if loss is broken else contextlib.nullcontext():
+        expected_sharpness(model, loss, batches(7, 5), 0.1)
+    assert everything(model) == before
+
+
+def test_seed_fixes_the_sharpness():
+    first, again, other = (expected_sharpness(net(), mse, batches(7, 5), 0.1, draws=3, seed=seed) for seed in (1, 1, 2))
+    assert first.samples.equal(again.samples) and not first.samples.equal(other.samples)
+
+
+@pytest.mark.parametrize("change", [{"draws": 1}, {"batches": []}, {"model": nn.Tanh()}])
+def test_no_sharpness_is_refused(change):
+    arguments = {"model": net(), "batches": batches(), **change}
+    with pytest.raises(ValueError, match="at least two draws, one batch and one parameter"):
+        expected_sharpness(loss=mse, sigma=0.1, **arguments)
+
+
+@pytest.mark.parametrize("sigma", [0, -1, math.inf, math.nan])
+def test_a_strength_that_is_none_is_refused(sigma):
+    with pytest.raises(ValueError, match="sigma is .* positive number"):
+        expected_sharpness(net(), mse, batches(), sigma)
+
+
 # --- What is left alone -------------------------------------------------------------------------------------------
 
 
@@ -186,10 +323,6 @@ def everything(model):
         torch.get_rng_state().tolist(),
         torch.is_grad_enabled(),
     )
-
-
-def broken(outputs, targets):
-    raise FloatingPointError
 
 
 @pytest.mark.parametrize("loss", [mse, broken])
@@ -284,10 +417,12 @@ def test_batches_count_by_the_terms_their_loss_is_the_mean_of():
     labels = torch.tensor([0, 1, -100, 1, 0, -100, -100, -100, 1, 0, 1, 1])
     loss = nn.CrossEntropyLoss()  # leaves out -100
     cut = [(x[:4], labels[:4]), (x[4:], labels[4:])]
-    whole = hessian_trace(net(), loss, [(x, labels)], probes=3).samples
-    counted = hessian_trace(net(), loss, cut, probes=3, weight=lambda inputs, targets: (targets != -100).sum()).samples
-    torch.testing.assert_close(counted, whole)
-    assert not torch.allclose(hessian_trace(net(), loss, cut, probes=3).samples, whole)
+    exact = exact_hessian(net(), loss, [(x, labels)]).trace().item()
+    counted = hessian_trace(net(), loss, cut, probes=400, weight=lambda inputs, targets: (targets != -100).sum())
+    assert abs(counted.value - exact) < 4 * counted.stderr
+    plain, one = hessian_trace(net(), loss, cut, probes=400), [exact_hessian(net(), loss, [each]) for each in cut]
+    by_samples = sum(H.trace().item() * len(y) / 12 for H, (_, y) in zip(one, cut))
+    assert abs(plain.value - by_samples) < 4 * plain.stderr and abs(by_samples - exact) > 0.01 * exact
 
 
 def test_parts_of_the_trace_by_parameter():
@@ -337,16 +472,29 @@ def test_attention_has_a_trace():
     model = filled(Attention())
     got = hessian_trace(model, mse, attention_data(torch.float64), probes=4, seed=2).samples
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
-        H, v = exact_hessian(model, mse, attention_data(torch.float64)), signs(model, 4, 2)
-    torch.testing.assert_close(got, torch.einsum("pi,ij,pj->p", v, H, v))
+        forms = exact_forms(model, mse, attention_data(torch.float64), probes=4, seed=2)
+    torch.testing.assert_close(got, forms[0])
+
+
+def counting_backend():
+    """A backend for torch.compile, and the list of what it has compiled."""
+    compiled = []
+
+    def backend(graph, example_inputs):
+        compiled.append(graph)
+        return graph
+
+    return backend, compiled
 
 
 def test_a_compiled_model_has_the_trace_of_its_module():
-    model = net()
+    model, (backend, compilations) = net(), counting_backend()
     expected = hessian_trace(model, mse, batches(), probes=3).samples
-    compiled = torch.compile(model, backend="eager")
+    compiled = torch.compile(model, backend=backend)
     compiled(batches()[0][0])
+    before = len(compilations)
     torch.testing.assert_close(hessian_trace(compiled, mse, batches(), probes=3).samples, expected)
+    assert len(compilations) == before > 0
 
 
 def test_autocast_inference_mode_and_defaults_around_it_do_not_matter():
@@ -394,7 +542,8 @@ def test_statistics_of_one_batch_are_exactly_those_of_the_data():
     model, (x,) = TwoNorms(), inputs(12)
     with torch.no_grad():
         h = model.first(x)
-        normed = (h - h.mean(0)) / (h.var(0, correction=0) + model.second.eps).sqrt() * model.second.weight + model.second.bias
+        normed = (h - h.mean(0)) / (h.var(0, correction=0) + model.second.eps).sqrt()
+        normed = normed * model.second.weight + model.second.bias
     with recomputed_statistics(model, [x]):
         torch.testing.assert_close(statistics(model.second), (h.mean(0), h.var(0)))
         both = normed.mean(0) * 3 / 2, normed.var(0) * 5 / 2  # the mean over both uses
@@ -431,13 +580,13 @@ def test_statistics_modes_and_momenta_come_back(where):
     model, data = TwoNorms(), inputs(6, 6)
     data = [data[0], data[1][:, :2]] if where == "pass" else data
     before, momenta = everything(model), (model.second.momentum, model.twice.momentum)
-    with pytest.raises(RuntimeError) if where != "nowhere" else contextlib.nullcontext():
-        with recomputed_statistics(model, data):
-            assert [m.training for m in model.modules()] == before[4]
-            assert (model.second.momentum, model.twice.momentum) == momenta
-            assert everything(model)[3] != before[3]
-            if where == "block":
-                raise RuntimeError
+    refused = pytest.raises(RuntimeError) if where != "nowhere" else contextlib.nullcontext()
+    with refused, recomputed_statistics(model, data):
+        assert [m.training for m in model.modules()] == before[4]
+        assert (model.second.momentum, model.twice.momentum) == momenta
+        assert everything(model)[3] != before[3]
+        if where == "block":
+            raise RuntimeError
     assert everything(model) == before and (model.second.momentum, model.twice.momentum) == momenta
     assert not any(layer._forward_pre_hooks for layer in model.modules())
 
@@ -463,20 +612,21 @@ def test_a_model_without_statistics_takes_no_pass():
 def test_no_batches_are_refused():
     model = TwoNorms()
     before = everything(model)
-    with pytest.raises(ValueError, match="at least one batch"):
-        with recomputed_statistics(model, []):
-            pass
+    with pytest.raises(ValueError, match="at least one batch"), recomputed_statistics(model, []):
+        pass
     assert everything(model) == before
 
 
 def test_a_compiled_model_has_the_statistics_of_its_module():
-    model, data = TwoNorms(), inputs(7, 5)
+    model, data, (backend, compilations) = TwoNorms(), inputs(7, 5), counting_backend()
     with recomputed_statistics(model, data):
         expected = statistics(model.twice)
-    compiled = torch.compile(model, backend="eager")
+    compiled = torch.compile(model, backend=backend)
     compiled(data[0])
+    before = len(compilations)
     with recomputed_statistics(compiled, data):
         torch.testing.assert_close(statistics(model.twice), expected)
+    assert len(compilations) == before > 0
 
 
 def test_trace_with_statistics_of_the_data_does_not_know_of_those_kept():
