@@ -1,5 +1,6 @@
 """The paper's toy figures: their settings, what they compute, and what is stored of them."""
 
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -279,7 +280,8 @@ def test_the_command_as_it_is_typed(tmp_path):
     words = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
     words += ["--seeds", "0", "1", "2", "--workers=1", f"--folder={tmp_path}"]
     command = [sys.executable, "-m", "antipgd.experiments", "fig-9", *words]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    shell = {name: value for name, value in os.environ.items() if name != "TQDM_DISABLE"}  # set for the chapters
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=shell)
     assert done.returncode == 0, done.stderr
     assert str(tmp_path / "fig-9.json") in done.stdout
     assert "100%" in done.stderr and "/job" in done.stderr  # a bar with the time left
