@@ -11,7 +11,7 @@ ifneq ($(filter C.UTF-8 C.utf8,$(shell locale -a)),)
 export LC_ALL := C.UTF-8
 endif
 FIRST_PAGE := _build/html/index.html
-SOURCES := _config.yml _toc.yml $(wildcard book/*.md book/*.ipynb _static/*) $(wildcard tools/*.py) redirects.yml tools/redirects.py
+SOURCES := _config.yml _toc.yml $(wildcard book/*.md book/*.ipynb _static/*) $(wildcard tools/*.py) redirects.yml
 
 .PHONY: book test check chapter mutants notebooks bench lowest newest lock repository clean
 

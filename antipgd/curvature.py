@@ -131,13 +131,10 @@ def expected_sharpness(model, loss, batches, sigma, *, draws=30, seed=0, weight=
         raise ValueError(f"sigma is {sigma!r}: the noise's standard deviation is a positive number.")
     shares = shares_of(batches, weight)
     rises = torch.zeros(len(batches), draws, dtype=torch.float64, device="cpu")
-    with evaluating(model), torch.no_grad():
-        start = [p.clone() for p in parameters]
+    with evaluating(model), torch.no_grad(), returning(parameters) as start:
 
         def loss_at(weights, batch):
-            for p, w in zip(parameters, weights):
-                p.copy_(w)
-            torch.clear_autocast_cache()  # it holds casts of the weights that stood here before
+            move(parameters, weights)
             inputs, targets = batch
             return loss(call(model, inputs), targets).item()
 
@@ -146,17 +143,30 @@ def expected_sharpness(model, loss, batches, sigma, *, draws=30, seed=0, weight=
             pair = ([w + x for w, x in zip(start, xi)], [w - x for w, x in zip(start, xi)])
             return sum(loss_at(weights, batch) for weights in pair) / 2 - here
 
-        try:
-            for row, batch, generator, share in zip(rises, batches, generators_for(batches, seed), shares):
-                here = loss_at(start, batch)
-                for i in range(draws):
-                    row[i] = share * rise(batch, generator, here)
-        finally:
-            for p, w in zip(parameters, start):
-                p.copy_(w)
-            torch.clear_autocast_cache()
+        for row, batch, generator, share in zip(rises, batches, generators_for(batches, seed), shares):
+            here = loss_at(start, batch)
+            for i in range(draws):
+                row[i] = share * rise(batch, generator, here)
     value, stderr = mean_and_error(rises)
     return Estimate(value, stderr, rises.sum(0), None)
+
+
+@contextlib.contextmanager
+def returning(parameters):
+    """Inside the block the parameters may be moved; afterwards they are where they were. It gives their values there."""
+    start = [p.detach().clone() for p in parameters]
+    try:
+        yield start
+    finally:
+        with torch.no_grad():
+            move(parameters, start)
+
+
+def move(parameters, values):
+    """Write these values into the parameters."""
+    for p, value in zip(parameters, values):
+        p.copy_(value)
+    torch.clear_autocast_cache()  # it holds casts of the weights that stood here before
 
 
 def mean_and_error(parts):

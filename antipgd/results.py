@@ -84,11 +84,17 @@ def write(path, content):
     entries = {"format": FORMAT, **content}
     entries["checksum"] = checksum(entries)
     lines = [f"{json.dumps(key)}: {json.dumps(value, separators=(',', ':'))}" for key, value in entries.items()]
+    write_whole(path, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
+
+
+def write_whole(path, *parts):
+    """Write these bytes, one part after the other. A reader sees the old file or the new one; raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")  # another name for each writer
     try:
-        with open(unfinished, "x", encoding="utf-8") as file:
-            file.write("{\n" + ",\n".join(lines) + "\n}\n")
+        with open(unfinished, "xb") as file:
+            for part in parts:
+                file.write(part)
             file.flush()
             os.fsync(file.fileno())
         os.replace(unfinished, path)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 
-from antipgd.curvature import call, evaluating, weights_of
+from antipgd.curvature import call, evaluating, move, returning, weights_of
 from antipgd.noise import check_law, draw, keyed_seed
 
 
@@ -42,8 +42,7 @@ def sigma_for(model, loss, batches, *, rise, law="gaussian", draws=8, seed=0, we
     batches = list(batches)
     weights = weights_of(batches, weight)
     parameters = [p for p in model.parameters() if p.requires_grad]
-    with evaluating(model), torch.no_grad():
-        start = [p.clone() for p in parameters]
+    with evaluating(model), torch.no_grad(), returning(parameters) as start:
 
         def mean_loss():
             losses = [loss(call(model, inputs), targets).item() * share for (inputs, targets), share in zip(batches, weights)]
@@ -58,22 +57,16 @@ def sigma_for(model, loss, batches, *, rise, law="gaussian", draws=8, seed=0, we
                     rises[i] += (mean_loss() - here) / 2
             return rises.mean().item(), rises.std().item() / draws**0.5
 
-        try:
-            here = mean_loss()
-            scale = math.sqrt(sum(p.square().sum().item() for p in start) / sum(p.numel() for p in start)) or 1.0
-            return solve(measured, rise, start=scale / 100)
-        finally:
-            for p, w in zip(parameters, start):
-                p.copy_(w)
-            torch.clear_autocast_cache()
+        here = mean_loss()
+        scale = math.sqrt(sum(p.square().sum().item() for p in start) / sum(p.numel() for p in start)) or 1.0
+        return solve(measured, rise, start=scale / 100)
 
 
 def displace(parameters, start, sigma, law, seed):
     """Put the parameters at ``start + sigma * v``, with the v of this seed."""
-    for i, (p, w) in enumerate(zip(parameters, start)):
-        generator = torch.Generator(p.device).manual_seed(keyed_seed(seed % 2**63, i))
-        p.copy_(w + sigma * draw(law, torch.empty_like(p), generator))
-    torch.clear_autocast_cache()  # it holds casts of the weights that stood here before
+    generators = [torch.Generator(w.device).manual_seed(keyed_seed(seed % 2**63, i)) for i, w in enumerate(start)]
+    noise = (draw(law, torch.empty_like(w), generator) for w, generator in zip(start, generators))
+    move(parameters, (w + sigma * v for w, v in zip(start, noise)))
 
 
 def solve(measured, wished, start, tolerance=0.05, tries=60):

@@ -100,7 +100,7 @@ def test_a_full_disk_leaves_the_old_file(path, monkeypatch, call):
 
     files.write(path, CONTENT)
     with monkeypatch.context() as patch:
-        patch.setattr(files.os, call, full)
+        patch.setattr(os, call, full)
         with pytest.raises(OSError, match="No space left"):
             files.write(path, {"weights": torch.zeros(3)})
     assert same(files.read(path))

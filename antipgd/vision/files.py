@@ -2,11 +2,11 @@
 
 import hashlib
 import io
-import os
 import pickle
-import secrets
 
 import torch
+
+from antipgd.results import write_whole
 
 KIND = b"antipgd-vision 1 "
 
@@ -23,17 +23,7 @@ def write(path, content):
     buffer = io.BytesIO()
     torch.save(content, buffer)
     data = buffer.getbuffer()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with open(unfinished, "xb") as file:
-            file.write(KIND + hashlib.sha256(data).hexdigest().encode() + b"\n")
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_whole(path, KIND + hashlib.sha256(data).hexdigest().encode() + b"\n", data)
 
 
 def read(path):

@@ -56,7 +56,7 @@ class Settings:
     eval_every: int = 10
     """Epochs between two evaluations (chosen)."""
     trace_every: int = 50
-    """Epochs between two traces of the Hessian, and one at the end; 0 for none (chosen)."""
+    """Epochs between two traces of the Hessian, of those that are evaluated, and one at the end; 0 for none (chosen)."""
     trace_images: int = 1000
     """Training images over which the trace is taken (chosen)."""
     trace_probes: int = 10
