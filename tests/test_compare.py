@@ -64,9 +64,13 @@ def project(tmp_path):
 
 
 def nbval(project, **variables):
-    """What the tests of the project's notebooks print, with these environment variables."""
+    """What the tests of the project's notebooks print in a shell with these environment variables.
+
+    The shell is not one of this run's own processes, whose surroundings are settled already.
+    """
     command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "-rA", "-p", "no:cacheprovider", "book"]
-    environment = {**os.environ, **variables}
+    shell = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
+    environment = {**shell, **variables}
     return subprocess.run(command, cwd=project, env=environment, stdout=subprocess.PIPE, text=True).stdout
 
 

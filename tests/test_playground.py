@@ -68,10 +68,15 @@ def shown(browser):
         context.close()
 
 
+def drawn(page):
+    """Wait until the page has drawn what it was told: it does so before the next picture."""
+    page.evaluate("new Promise(go => requestAnimationFrame(() => requestAnimationFrame(go)))")
+
+
 def said(page):
     """The sentence with the results, once it has been said."""
     page.wait_for_function("document.querySelector('.said')?.textContent")
-    page.wait_for_timeout(350)
+    page.evaluate("new Promise(go => requestAnimationFrame(() => setTimeout(go, 350)))")  # the page's clock, not ours
     return page.locator(".said").inner_text()
 
 
@@ -349,16 +354,16 @@ def test_seed_law_and_place_change_what_is_shown(shown):
     page = shown()
     seen = [page.evaluate(PATHS)]
     page.get_by_role("button", name="Draw anew").click()
-    page.wait_for_timeout(100)
+    drawn(page)
     seen.append(page.evaluate(PATHS))
     page.get_by_role("combobox").select_option("rademacher")
-    page.wait_for_timeout(100)
+    drawn(page)
     seen.append(page.evaluate(PATHS))
     assert len(set(seen)) == 3
     page.get_by_role("spinbutton").fill("0")
     page.get_by_role("spinbutton").press("Enter")
     page.get_by_role("combobox").select_option("gaussian")
-    page.wait_for_timeout(100)
+    drawn(page)
     assert page.evaluate(PATHS) == seen[0]
     at_w = numbers(page)
     page.get_by_role("radio", name="z, without").check()
@@ -381,14 +386,14 @@ def test_dragging_in_the_plane_sets_step_size_and_noise(shown):
     x, y = middle(page)
     page.mouse.move(x, y)
     page.mouse.down()
-    page.wait_for_timeout(100)
+    drawn(page)
     assert chosen(page) == pytest.approx([(0.01 * 0.5) ** 0.5] * 2, rel=0.06)  # shown with two digits
     page.mouse.move(x - 500, y - 500)
     page.mouse.up()
-    page.wait_for_timeout(100)
+    drawn(page)
     assert chosen(page) == [0.01, 0.5]  # the edge of the plane
     page.mouse.move(x, y)
-    page.wait_for_timeout(100)
+    drawn(page)
     assert chosen(page) == [0.01, 0.5]
 
 
@@ -406,7 +411,7 @@ def test_a_finger_drags_in_the_plane_and_does_not_scroll_the_page(shown):
     for i in range(1, 9):
         send("touchMove", (x + 5 * i, y - 5 * i))
     send("touchEnd")
-    page.wait_for_timeout(200)
+    drawn(page)
     eta, sigma = chosen(page)
     assert eta > 0.1 and sigma > 0.1
     assert page.evaluate("scrollY") == top
@@ -415,7 +420,7 @@ def test_a_finger_drags_in_the_plane_and_does_not_scroll_the_page(shown):
 def test_play_grows_the_paths_and_ends_at_the_last_step(shown):
     page = shown({"steps": 300})
     page.get_by_role("slider", name="step n").fill("260")
-    page.wait_for_timeout(100)
+    drawn(page)
     part = page.evaluate(PATHS)
     page.get_by_role("button", name="Play").click()
     assert page.get_by_role("button", name="Pause").count() == 1
@@ -490,9 +495,12 @@ def test_as_a_widget_it_follows_its_model_and_is_followed_by_it(browser):
     before = said(page)
     page.get_by_role("slider", name="dimension d of u").press("ArrowRight")
     page.wait_for_function("model.values.dimension === 20 && model.saved === 1")
+    changed = said(page)
     page.evaluate("model.set('dimension', 10)")
-    assert said(page) == before
+    drawn(page)
+    assert said(page) == before != changed
     page.evaluate("model.set('eta', 0.2)")
+    drawn(page)
     assert "step size 0.2" in page.locator(".handle").get_attribute("aria-valuetext")
     assert said(page) != before
     page.evaluate("window.end()")

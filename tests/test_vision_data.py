@@ -238,7 +238,7 @@ def full_disk(*_):
 
 
 def test_a_full_disk_under_the_cache(folder, cache, monkeypatch):
-    monkeypatch.setattr(files.os, "fsync", full_disk)
+    monkeypatch.setattr(os, "fsync", full_disk)
     with pytest.raises(OSError, match="No space left.*0.123 MB in .*cache. Make room, or set ANTIPGD_CACHE") as caught:
         load(folder, cache)
     assert caught.value.errno == errno.ENOSPC and str(cache) in caught.value.filename

@@ -163,7 +163,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(monkeypatch, machine):
         def full(*_):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-        patch.setattr(files.os, "fsync", full)
+        patch.setattr(os, "fsync", full)
         with pytest.raises(OSError, match="No space left.*no checkpoint can be written. The last one stands") as caught:
             train(NOISY, machine)
     assert caught.value.errno == errno.ENOSPC and caught.value.filename == str(machine.folder / "checkpoint.pt")
