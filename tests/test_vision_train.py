@@ -296,3 +296,10 @@ def test_the_deterministic_algorithms_are_asked_for_only_during_the_run(monkeypa
     train(replace(TINY, method="gd", epochs=1), replace(machine, folder=machine.folder / "fast", deterministic=False))
     assert states == [True, before[0]]
     assert before == (torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark)
+
+
+@pytest.mark.parametrize("there, computes", [(False, False), (True, False), (True, True)])
+def test_bfloat16_is_for_gpus_that_compute_in_it(there, computes, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation or computes)
+    assert training.has_bfloat16() == (there and computes)

@@ -34,6 +34,11 @@ class Stopped(RuntimeError):
     """The run was asked to stop, and has left a checkpoint."""
 
 
+def has_bfloat16():
+    """Whether there is a GPU that computes in bfloat16: older ones, among them Colab's free T4, only imitate it, slowly."""
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 @dataclass(frozen=True)
 class Machine:
     """How to run: what decides speed and rounding, and where things lie."""
@@ -44,8 +49,8 @@ class Machine:
     """Where the run's checkpoint lies; each other setting needs another folder."""
     device: Literal["cuda", "cpu"] = "cuda" if torch.cuda.is_available() else "cpu"
     """cuda or cpu. By default the GPU where there is one."""
-    precision: Literal["bfloat16", "float32"] = "bfloat16" if torch.cuda.is_available() else "float32"
-    """Of the forward and backward pass; weights and noise are float32. By default bfloat16 on a GPU."""
+    precision: Literal["bfloat16", "float32"] = "bfloat16" if has_bfloat16() else "float32"
+    """Of the forward and backward pass; weights and noise are float32. By default bfloat16 on a GPU that computes in it."""
     compiled: bool = torch.cuda.is_available()
     """Whether the network is compiled. By default on a GPU: on a CPU it takes most of a minute and gains little."""
     deterministic: bool = False
