@@ -63,7 +63,7 @@ RECORDS = {
     # On a CPU.
     "resnet-fig-2-small": Record("fig2-small", BOTH + SMALL_SWEEP),
     "resnet-sigma-small": Record("fig2-small", variants(NOISY, (0.001,))),
-    "resnet-fig-6-small": Record("fig6-small", variants(NOISY, SIGMAS)),
+    "resnet-fig-6-small": Record("fig6-small", BOTH + variants(NOISY, SIGMAS)),
     "resnet-fig-17-small": Record(
         "fig2-small",
         one(method="sgd", small_batch=64)
