@@ -43,13 +43,14 @@ chapter: $(VENV)/.ready
 notebooks: $(VENV)/.ready
 	$(BIN)/python tools/notebooks.py $(NAMES)
 
-# Measures speed on one core, some minutes: the engine, the noise, its peers. Beside JAX, too, where it is installed:
+# Measures speed on one core, some minutes: the engine, the noise, its peers, the network, its curvature. Beside JAX, too, where it is installed:
 # uv pip install -e '.[bench]'
 bench: $(VENV)/.ready
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/noise.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/peers.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/vision.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/curvature.py
 
 # Runs the module's own tests with the oldest libraries that pyproject.toml admits, and with the newest that there are.
 lowest newest: $(VENV)/.ready

@@ -18,7 +18,6 @@ import time
 import warnings
 
 import torch
-from curvlinops import HessianLinearOperator, hutchinson_trace, hutchpp_trace, xtrace
 from pyhessian import hessian as PyHessian
 from torch import nn
 
@@ -27,13 +26,16 @@ from antipgd.vision.data import normalised, synthetic
 from antipgd.vision.resnet import ResNet18
 
 mean_loss = nn.CrossEntropyLoss()
-IMAGES, BATCH = 240, 40
+IMAGES, BATCH = 200, 40
 
 
-def trained(width, steps=40):
-    """A network that has learned its images, in eval mode with their statistics, and the images in batches."""
-    images = synthetic(train=IMAGES).train
-    batches = list(zip(normalised(images.pixels).split(BATCH), images.labels.split(BATCH)))
+def in_batches(images):
+    return list(zip(normalised(images.pixels).split(BATCH), images.labels.split(BATCH)))
+
+
+def trained(width, images, steps=40):
+    """A network that has learned these images."""
+    batches = in_batches(images)
     torch.manual_seed(0)
     model = ResNet18(width=width)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
@@ -42,7 +44,7 @@ def trained(width, steps=40):
         optimizer.zero_grad()
         mean_loss(model(inputs), labels).backward()
         optimizer.step()
-    return model, batches
+    return model
 
 
 def in_turn(sides, rounds, clock):
@@ -85,9 +87,9 @@ def kurtosis(samples):
 
 def estimators(model, batches, products, rounds):
     """Print, for each estimator, mean and standard deviation of estimates that took as many products."""
-    operator = HessianLinearOperator(
-        model, mean_loss, list(model.parameters()), batches, check_deterministic=False
-    )
+    from curvlinops import HessianLinearOperator, hutchinson_trace, hutchpp_trace, xtrace  # it warns, see main
+
+    operator = HessianLinearOperator(model, mean_loss, list(model.parameters()), batches, check_deterministic=False)
     sides = {
         "same signs for all batches": lambda seed: hutchinson_trace(operator, products).item(),
         "Hutch++, the same": lambda seed: hutchpp_trace(operator, products).item(),
@@ -106,16 +108,18 @@ def estimators(model, batches, products, rounds):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--width", type=int, default=8)
-    parser.add_argument("--probes", type=int, default=6, help="of each turn, and products of each estimate")
-    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--probes", type=int, default=10, help="of each turn, and products of each estimate")
+    parser.add_argument("--rounds", type=int, default=6)
     arguments = parser.parse_args()
-    warnings.filterwarnings("ignore", "Using backward")  # PyHessian's gradients keep each other alive; so does torch say
-    model, batches = trained(arguments.width)
-    with recomputed_statistics(model, [inputs for inputs, _ in batches]):
-        model.eval()
-        print(f"ResNet18, width {arguments.width}, {IMAGES} images in batches of {BATCH}:")
-        against_pyhessian(model, batches, arguments.probes, arguments.rounds, time.process_time)
-        estimators(model, batches, arguments.probes, arguments.rounds)
+    warnings.filterwarnings("ignore", "Using backward")  # in PyHessian
+    warnings.filterwarnings("ignore", ".torch.jit.script. is deprecated")  # below curvlinops
+    images = synthetic(train=IMAGES, test=IMAGES)
+    model = trained(arguments.width, images.train).eval()
+    for name, batches in (("learned", in_batches(images.train)), ("not seen before", in_batches(images.test))):
+        print(f"ResNet18, width {arguments.width}, {IMAGES} images {name}, in batches of {BATCH}:")
+        with recomputed_statistics(model, [inputs for inputs, _ in in_batches(images.train)]):
+            against_pyhessian(model, batches, arguments.probes, arguments.rounds, time.process_time)
+            estimators(model, batches, arguments.probes, arguments.rounds)
 
 
 if __name__ == "__main__":
