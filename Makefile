@@ -43,8 +43,8 @@ chapter: $(VENV)/.ready
 notebooks: $(VENV)/.ready
 	$(BIN)/python tools/notebooks.py $(NAMES)
 
-# Measures speed on one core, some minutes: the engine, the noise, its peers, the network, its curvature. Beside JAX, too, where it is installed:
-# uv pip install -e '.[bench]'
+# Measures speed on one core, some minutes: the engine, the noise, its peers, the network, its curvature. Beside JAX,
+# too, where it is installed: uv pip install -e '.[bench]'
 bench: $(VENV)/.ready
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/noise.py
