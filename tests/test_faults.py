@@ -20,11 +20,16 @@ from project import copy_tree
 
 CHECK = "Anti-PGD ends where the trace is lower"
 WORDS = "The argument."
+EXERCISE = "test_its_exercises_have_a_level_a_hint_a_cell_for_the_answer_and_a_solution_that_is_right"
 # For each fault: the change of the text, the change of the stored outputs, and the test that finds it.
 FAULTS = {
     "changed_result": (None, (f"holds: {CHECK}", "holds: Anti-PGD ends where the trace is higher"), "Cell 4"),
     "changed_array": (None, ("(51) 0.00000 to 500.000", "(51) 0.00000 to 501.000"), "Cell 3"),
-    "wrong_solution": (("runs.z) >= 0", "runs.z) <= 0"), None, "Cell 7"),
+    "wrong_solution": (("runs.z) >= 0", "runs.z) <= 0"), None, "Cell 9"),
+    "wrong_answer": (("sigma: 2 * sigma**2", "sigma: 3 * sigma**2"), None, "Cell 7"),
+    "no_level": (("**Standard.** ", ""), None, EXERCISE),
+    "no_hint": (("Hint</summary>\n\nA first step, or", "More</summary>\n\nA first step, or"), None, EXERCISE),
+    "no_checker": (('exercise("skeleton-3", answer)', "answer"), None, EXERCISE),
     "typed_number": ((WORDS, "It falls to 0.1234."), None, "test_its_prose_types_no_number_that_no_cell_shows"),
     "bad_tex": ((WORDS, r"So $\unheardof{w} = 1$."), None, "test_formulas_are_typeset"),
     "broken_link": ((WORDS, "See [elsewhere](elsewhere.ipynb)."), None, "test_its_links_lead_to_chapters_and_equations"),
@@ -37,7 +42,8 @@ EDITED = {
     "edited_description": ("What can be seen,", "What is to be seen,"),
 }
 IN_SYNC = "test_the_notebook_was_made_from_the_text_as_it_is"
-EXECUTED = ("sound", "changed_result", "changed_array", "wrong_solution")  # the others' cells are those of the first
+# The others' cells are those of the first.
+EXECUTED = ("sound", "changed_result", "changed_array", "wrong_solution", "wrong_answer")
 
 
 def filled_in(name):
