@@ -200,6 +200,25 @@ def test_the_rocket_opens_the_notebook_in_colab(visit, name):
     }
 
 
+def test_the_sidebar_shows_the_parts_and_the_chapters_with_the_numbers_of_their_equations(browser, html):
+    page = Visit(browser, (html / "book" / f"{CHAPTERS[0]}.html").as_uri()).page
+    captions = page.locator(".bd-docs-nav .caption-text").all_inner_texts()
+    assert captions == ["I. Use it", "II. See it", "III. Understand it", "IV. Check it"]
+    links = page.locator(".bd-docs-nav li.toctree-l1 > a")
+    shown = [(link.get_attribute("href"), link.inner_text().partition(". ")[0]) for link in links.all()]
+    assert [entry for entry in shown if entry[0] != "#"] == [
+        (f"{name}.html", str(number)) for number, name in enumerate(CHAPTERS) if number
+    ]
+
+
+def test_the_first_page_names_the_parts_and_their_chapters_in_the_order_of_the_sidebar(html):
+    page = BeautifulSoup((html / "book" / f"{CHAPTERS[0]}.html").read_text(encoding="utf-8"), "html.parser")
+    table = page.select_one("#how-to-read-this-book table")
+    parts = [row.td.get_text() for row in table.select("tbody tr")]
+    assert list(filter(None, parts)) == [caption.get_text() for caption in page.select(".bd-docs-nav .caption-text")]
+    assert [link["href"] for link in table.select("a")] == [f"{name}.html" for name in CHAPTERS[1:]]
+
+
 def test_the_first_page_leads_into_the_book(browser, html):
     seen = Visit(browser, (html / "index.html").as_uri())
     seen.page.wait_for_url(f"**/book/{CHAPTERS[0]}.html")
