@@ -10,6 +10,7 @@ import networkx
 import pytest
 from bs4 import BeautifulSoup
 
+import cards
 from antipgd import claims
 from build_book import build
 from notebooks import BOOK, listed
@@ -164,7 +165,7 @@ FAINT = """() => {
         const [a, b] = [getComputedStyle(element).color, ground(element)].map(luminance).sort((x, y) => x - y);
         return (b + 0.05) / (a + 0.05) < 4.5;
     };
-    const texts = document.querySelectorAll("article :is(p, li, td, th, h1, h2, h3, figcaption span, summary, pre)");
+    const texts = document.querySelectorAll("article :is(p, li, td, th, h1, h2, h3, figcaption span, summary, pre, dt, dd)");
     return [...texts].filter(element => element.innerText.trim() && faint(element)).map(e => e.innerText.slice(0, 80));
 }"""
 
@@ -444,6 +445,14 @@ def test_numbers_of_equations_are_shown(visit, name):
     page = visit(name).page
     shown = page.evaluate("[...document.querySelectorAll('article mjx-container mjx-labels')].map(e => e.textContent)")
     assert len(shown) == len(re.findall(r"\$\$ \(eq-", (BOOK / f"{name}.md").read_text(encoding="utf-8")))
+
+
+@chapters
+def test_its_card_stands_below_the_title(visit, name):
+    page = visit(name).page
+    shown = page.evaluate("""[...document.querySelectorAll("article h1 + dl.brief > dt")]
+        .map(head => [head.innerText.replace(/:$/, ""), head.nextElementSibling.innerText.trim()])""")
+    assert [tuple(line) for line in shown] == list(cards.card(name))
 
 
 @chapters

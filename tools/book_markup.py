@@ -7,13 +7,17 @@
   It gets a class of style.
 - A verdict becomes a card, whose head names the statement of the paper and leads to its row in the coverage table.
 - A link that has a statement's id as its title leads to that card, and not only to the section in which it stands.
+- Below the title of a chapter stands what it shows and takes.
 """
 
 import re
+from pathlib import Path
 
 from docutils import nodes
 from sphinx.addnodes import pending_xref
 from sphinx.transforms import SphinxTransform
+
+import cards
 
 PLACE = re.compile(r'<a id="([\w.-]+)">')
 KINDS = {
@@ -121,6 +125,19 @@ class Evidence(SphinxTransform):
                 reference["reftargetid"] = card(name)
 
 
+class Briefs(SphinxTransform):
+    default_priority = 877
+
+    def apply(self):
+        lines = [
+            nodes.field("", nodes.field_name("", head), nodes.field_body("", nodes.paragraph("", words)))
+            for head, words in cards.card(Path(self.env.docname).name)
+        ]
+        if lines:
+            title = next(self.document.findall(nodes.title))
+            title.parent.insert(1, nodes.field_list("", *lines, classes=["brief"]))
+
+
 def ancestors(node):
     """What the node lies in, from the nearest on."""
     while node.parent:
@@ -144,6 +161,6 @@ def link(here, page, place, words):
 
 
 def setup(app):
-    for transform in (Places, Numbers, Kinds, Pages, Cards, Rows, Evidence):
+    for transform in (Places, Numbers, Kinds, Pages, Cards, Rows, Evidence, Briefs):
         app.add_transform(transform)
     return {"parallel_read_safe": True}
