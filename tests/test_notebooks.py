@@ -8,7 +8,7 @@ import pytest
 from matplotlib.colors import to_hex
 
 import notebooks
-from antipgd import figures
+from antipgd import figures, results
 from project import PROJECT, ROOT
 from set_repository import address
 
@@ -93,6 +93,17 @@ def test_no_cell_failed_or_complained(name):
 def test_its_outputs_are_compared_but_where_rounding_grows(name):
     ignored = [cell for cell in code_cells(read(name)) if "nbval-ignore-output" in cell.metadata.get("tags", [])]
     assert len(ignored) <= ROUNDING_GROWS.get(name, 0)
+
+
+@chapters
+def test_it_says_where_each_stored_result_comes_from(name):
+    notebook = read(name)
+    used = re.findall(r'"(fig-[\w-]+)"', "\n".join(cell.source for cell in code_cells(notebook)))
+    said = [text for text in printed(notebook) if text.startswith('<details class="origin">')]
+    for stored in {each for each in used if (results.FOLDER / f"{each}.json").exists()}:
+        provenance = results.load(stored).provenance
+        line = next(line for text in said for line in text.splitlines() if results.RENEW.format(name=stored) + "`" in line)
+        assert provenance["device"] in line and provenance["date"][:10] in line and provenance["commit"][:7] in line
 
 
 @chapters
