@@ -15,6 +15,7 @@ from antipgd import claims
 from build_book import build
 from notebooks import BOOK, listed
 from set_repository import address
+from sources import modules
 
 CHAPTERS = listed()
 VIEWS = [(width, scheme) for width in (1280, 390) for scheme in ("light", "dark")]
@@ -177,7 +178,10 @@ def parsed(file):
     return {link["href"] for link in soup.select("a[href]")}, {element["id"] for element in soup.select("[id]")}
 
 
-@pytest.mark.parametrize("name", [*(f"book/{name}" for name in CHAPTERS), "index", "search"])
+PAGES = [*(f"book/{name}" for name in CHAPTERS), *(f"source/{module}" for module in modules()), "index", "search"]
+
+
+@pytest.mark.parametrize("name", PAGES)
 def test_links_and_anchors_lead_somewhere(html, name):
     page = html / f"{name}.html"
     links, _ = parsed(page)
@@ -190,6 +194,22 @@ def test_links_and_anchors_lead_somewhere(html, name):
                 assert unquote(anchor) in parsed(file)[1], link
         else:
             assert re.match("https://|mailto:", target), link
+
+
+def test_names_of_the_module_lead_to_their_lines_of_its_source(html):
+    """Wherever a chapter's words name a class or function of the module, by the name that its code gives it."""
+    led = {}
+    for name in CHAPTERS:
+        page = BeautifulSoup((html / "book" / f"{name}.html").read_text(encoding="utf-8"), "html.parser")
+        led |= {(name, link.get_text()): link["href"] for link in page.select("article a[href*='source/']")}
+    for (_, text), link in led.items():
+        file, line = urldefrag(link)
+        source = html / "source" / Path(file).name
+        assert line in parsed(source)[1] if line else source.exists()
+    assert {("your_optimizer", "hessian_trace"), ("frameworks", "sigma_for"), ("intro", "antipgd")} <= set(led)
+    lines = BeautifulSoup((html / "source" / "antipgd.curvature.html").read_text(encoding="utf-8"), "html.parser")
+    place = lines.find(id=urldefrag(led["your_optimizer", "hessian_trace"])[1])
+    assert "def hessian_trace" in place.parent.get_text().splitlines()[int(place["id"].removeprefix("line-")) - 1]
 
 
 @chapters
