@@ -13,7 +13,7 @@ from project import PROJECT, ROOT
 from set_repository import address
 
 CHAPTERS = notebooks.listed()
-PAGES = {"intro", "coverage", "differences", "notation"}  # these teach no section of the paper, and have no exercises
+PAGES = {"intro", "coverage", "differences", "notation", "bibliography"}  # these teach no section of the paper, and have no exercises
 # Cells that show runs in which rounding grows until printed digits differ on another processor: trained networks, PGD
 # near the edge of stability. Their outputs are not compared, their checks are. So many of them a chapter has at most.
 ROUNDING_GROWS = {"your_optimizer": 11, "frameworks": 2, "widening_valley": 3, "linear_networks": 1, "quadratic_regression": 2, "peers": 3}
@@ -102,7 +102,8 @@ def test_it_says_where_each_stored_result_comes_from(name):
     said = [text for text in printed(notebook) if text.startswith('<details class="origin">')]
     for stored in {each for each in used if (results.FOLDER / f"{each}.json").exists()}:
         provenance = results.load(stored).provenance
-        line = next(line for text in said for line in text.splitlines() if results.RENEW.format(name=stored) + "`" in line)
+        command = f"`{results.RENEW.format(name=stored)}`"
+        line = next(line for text in said for line in text.splitlines() if command in line)
         assert provenance["device"] in line and provenance["date"][:10] in line and provenance["commit"][:7] in line
 
 
