@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urljoin
 
+import nbformat
 import networkx
 import pytest
 from bs4 import BeautifulSoup
@@ -138,6 +139,51 @@ def test_no_formula_begins_outside_the_window(visit, name):
     cut = seen.page.evaluate("""[...document.querySelectorAll("article mjx-container[display=true] mjx-math")]
         .filter(e => e.getBoundingClientRect().width && e.getBoundingClientRect().left < 0).map(e => e.textContent)""")
     assert cut == []
+
+
+@chapters
+def test_figures_of_several_panels_can_be_read_on_a_phone(visit, name):
+    """They keep their width, say that they scroll, and do it in their own box, which the keyboard reaches."""
+    cells = nbformat.read(BOOK / f"{name}.ipynb", as_version=4).cells
+    shown = [output.get("data", {}) for cell in cells for output in cell.get("outputs", [])]
+    several = [data for data in shown if "image/png" in data and re.match(r"figure of (?!1 )", data["text/plain"])]
+    seen = visit(name)
+    seen.look(390, "light")
+    found = seen.page.evaluate("""[...document.querySelectorAll("article figure img.panels")].map(image => ({
+        width: image.getBoundingClientRect().width,
+        scrolls: image.parentElement.scrollWidth > image.parentElement.clientWidth,
+        reached: image.parentElement.matches("a[href]"),
+        hint: getComputedStyle(image.closest("figure"), "::before").content,
+    }))""")
+    assert found == [{"width": 640, "scrolls": True, "reached": True, "hint": '"↔ scrolls sideways"'}] * len(several)
+
+
+@chapters
+def test_formulas_in_boxes_are_as_dark_as_the_words(visit, name):
+    seen = visit(name)
+    for scheme in ("light", "dark"):
+        seen.look(1280, scheme)
+        assert seen.page.evaluate("""[...document.querySelectorAll("article blockquote mjx-container:not(a *)")]
+            .filter(e => getComputedStyle(e).color !== getComputedStyle(document.querySelector("article p")).color)
+            .map(e => e.textContent)""") == []
+
+
+@chapters
+def test_on_paper_nothing_is_cut_and_what_was_folded_is_open_or_gone(visit, name):
+    """At the width of a sheet: no box scrolls, solutions are open, and folded code is left out."""
+    seen = visit(name)
+    seen.look(720, "light")
+    seen.page.emulate_media(media="print")
+    cut = seen.page.evaluate("""[...document.querySelectorAll("article :is(pre, table, figure, a, .cell_output)")]
+        .filter(e => e.checkVisibility() && getComputedStyle(e).overflowX !== "visible")
+        .filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.textContent.slice(0, 80))""")
+    folded = seen.page.evaluate("""[...document.querySelectorAll("article details:not([open])")]
+        .filter(e => e.checkVisibility() && !e.lastElementChild.checkVisibility({ contentVisibilityAuto: true }))
+        .map(e => e.textContent.slice(0, 80))""")
+    wide = seen.page.evaluate("""[...document.querySelectorAll("article img")]
+        .filter(e => e.getBoundingClientRect().right > document.documentElement.clientWidth + 1).map(e => e.alt)""")
+    seen.page.emulate_media(media="screen")
+    assert cut == folded == wide == []
 
 
 STRETCHED = """() => {
