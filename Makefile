@@ -11,9 +11,9 @@ ifneq ($(filter C.UTF-8 C.utf8,$(shell locale -a)),)
 export LC_ALL := C.UTF-8
 endif
 FIRST_PAGE := _build/html/index.html
-SOURCES := _config.yml _toc.yml $(wildcard book/*.md book/*.ipynb _static/*) $(wildcard tools/*.py) redirects.yml
+SOURCES := _config.yml _toc.yml $(wildcard book/*.md book/*.ipynb book/results/runtimes.json _static/*) $(wildcard tools/*.py) redirects.yml
 
-.PHONY: book test check chapter mutants notebooks bench lowest newest lock repository clean
+.PHONY: book test check chapter mutants notebooks runtimes bench lowest newest lock repository clean
 
 # Builds the pages from the executed notebooks.
 book: $(FIRST_PAGE)
@@ -42,6 +42,10 @@ chapter: $(VENV)/.ready
 # Executes the chapters, NAMES="intro ..." or all of them, and writes their notebooks.
 notebooks: $(VENV)/.ready
 	$(BIN)/python tools/notebooks.py $(NAMES)
+
+# Measures what the chapters take, NAMES="intro ..." or all of them, for the cards at the head of their pages. Minutes.
+runtimes: $(VENV)/.ready
+	$(BIN)/python tools/runtimes.py $(NAMES)
 
 # Measures speed on one core, some minutes: the engine, the noise, its peers, the network, its curvature. Beside JAX,
 # too, where it is installed: uv pip install -e '.[bench]'

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from IPython.display import display
 
+from antipgd import results
 from antipgd.claims import label
 
 SCALE = "ANTIPGD_SCALE"
@@ -51,6 +52,29 @@ def table(head, rows):
     rule = "|".join("---" for _ in head)
     markdown = "\n".join(f"| {line} |" for line in [lines[0], rule, *lines[1:]])
     display(Shown("\n".join(lines), markdown))
+
+
+def origin(*names, source=results):
+    """Show, folded into one line, where stored results come from: their command, seeds, device, versions and date.
+
+    names: of the results. source: the module that loads them and names their command, ``results`` or ``vision.records``.
+    """
+    lines = [f"- {told(source.load(name), source.RENEW)}" for name in names]
+    words = "Stored result: how it was made" if len(names) == 1 else "Stored results: how they were made"
+    head = f'<details class="origin"><summary>{words}</summary>'
+    display(Shown("\n".join([words, *lines]), "\n\n".join([head, "\n".join(lines), "</details>"])))
+
+
+def told(stored, renew):
+    """Where a stored result comes from, in one line of Markdown."""
+    made = stored.provenance
+    changed = " with changes" if made["uncommitted changes of the module"] else ""
+    return ", ".join([
+        f"`{renew.format(name=stored.name)}`: seeds {' '.join(map(str, stored.seeds))}",
+        f"{made['device']}, threads: {made['threads']}",
+        *(f"{name} {made[name]}" for name in ("python", "torch", "numpy")),
+        f"{made['date'][:10]}, in {made['seconds']:.0f} s, from commit {made['commit'][:7]}{changed}",
+    ])
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,14 @@
 """What the chapters share: their scale, checks, tables, choices and verdicts."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from antipgd.book import SAID, Choice, at_scale, check, choose, claim, table
+from antipgd.book import SAID, Choice, at_scale, check, choose, claim, origin, table, told
 from antipgd.claims import VERDICTS
+from antipgd.results import Result
 from book_markup import KINDS
 
 
@@ -60,6 +62,30 @@ def test_a_table_has_a_face_for_the_page_and_one_for_the_comparison(displayed):
 def test_a_row_of_another_length_is_refused(displayed):
     with pytest.raises(ValueError, match="2 columns, and a row has 1"):
         table(["method", "loss"], [["GD"]])
+
+
+def stored(name, changes=False):
+    provenance = {
+        "code": "c0de", "commit": "0123456789abcdef", "uncommitted changes of the module": changes, "python": "3.11.7",
+        "torch": "2.14.1", "numpy": "2.4.6", "device": "CPU, a processor", "threads": 1,
+        "date": "2026-11-26T17:54:17+00:00", "seconds": 399.2,
+    }
+    return Result(name, {}, [0, 1, 2], torch.tensor([0]), {}, provenance)
+
+
+def test_the_origin_of_a_stored_result_is_folded_below_it(displayed):
+    source = SimpleNamespace(RENEW="python -m made.by {name}", load=stored)
+    origin("fig-1", "fig-2", source=source)
+    (shown,) = displayed
+    made = "seeds 0 1 2, CPU, a processor, threads: 1, python 3.11.7, torch 2.14.1, numpy 2.4.6, 2026-11-26, in 399 s"
+    lines = [f"- `python -m made.by {name}`: {made}, from commit 0123456" for name in ("fig-1", "fig-2")]
+    assert repr(shown).splitlines() == ["Stored results: how they were made", *lines]
+    assert shown.markdown.splitlines()[0].startswith('<details class="origin"><summary>')
+    assert [line for line in shown.markdown.splitlines() if line.startswith("- ")] == lines
+
+
+def test_the_origin_says_where_code_had_changes_that_no_commit_holds():
+    assert told(stored("fig-1", changes=True), "{name}").endswith("from commit 0123456 with changes")
 
 
 def test_a_choice_inside_its_grid():

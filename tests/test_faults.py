@@ -118,7 +118,7 @@ def test_a_new_chapter_is_written_and_listed(working_copy):
     assert subprocess.run([*command, "my_chapter"], check=True, stdout=subprocess.PIPE).returncode == 0
     assert (working_copy / "book" / "my_chapter.md").read_text(encoding="utf-8") == new_chapter.text("my_chapter")
     added = set((working_copy / "_toc.yml").read_text(encoding="utf-8").splitlines()) - set(toc.splitlines())
-    assert added == {"  - file: book/my_chapter.ipynb"}
+    assert added == {"      - file: book/my_chapter.ipynb"}
     for name, words in (("my_chapter", "exists already"), ("My chapter", "is no name of a chapter")):
         told = subprocess.run([*command, name], check=False, stderr=subprocess.PIPE, text=True)
         assert told.returncode == 1 and words in told.stderr

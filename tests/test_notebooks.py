@@ -8,13 +8,13 @@ import pytest
 from matplotlib.colors import to_hex
 
 import notebooks
-from antipgd import figures
+from antipgd import figures, results
 from antipgd.exercises import EXERCISES, LEVELS
 from project import PROJECT, ROOT
 from set_repository import address
 
 CHAPTERS = notebooks.listed()
-PAGES = {"intro", "coverage", "differences", "notation"}  # these teach no section of the paper, and have no exercises
+PAGES = {"intro", "coverage", "differences", "notation", "bibliography"}  # these teach no section of the paper, and have no exercises
 # Cells that show runs in which rounding grows until printed digits differ on another processor: trained networks, PGD
 # near the edge of stability. Their outputs are not compared, their checks are. So many of them a chapter has at most.
 ROUNDING_GROWS = {"your_optimizer": 11, "frameworks": 2, "widening_valley": 3, "linear_networks": 1, "quadratic_regression": 2, "peers": 3}
@@ -100,6 +100,18 @@ def test_no_cell_failed_or_complained(name):
 def test_its_outputs_are_compared_but_where_rounding_grows(name):
     ignored = [cell for cell in code_cells(read(name)) if "nbval-ignore-output" in cell.metadata.get("tags", [])]
     assert len(ignored) <= ROUNDING_GROWS.get(name, 0)
+
+
+@chapters
+def test_it_says_where_each_stored_result_comes_from(name):
+    notebook = read(name)
+    used = re.findall(r'"(fig-[\w-]+)"', "\n".join(cell.source for cell in code_cells(notebook)))
+    said = [text for text in printed(notebook) if text.startswith('<details class="origin">')]
+    for stored in {each for each in used if (results.FOLDER / f"{each}.json").exists()}:
+        provenance = results.load(stored).provenance
+        command = f"`{results.RENEW.format(name=stored)}`"
+        line = next(line for text in said for line in text.splitlines() if command in line)
+        assert provenance["device"] in line and provenance["date"][:10] in line and provenance["commit"][:7] in line
 
 
 @chapters

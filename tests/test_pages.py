@@ -6,14 +6,17 @@ import re
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urljoin
 
+import nbformat
 import networkx
 import pytest
 from bs4 import BeautifulSoup
 
+import cards
 from antipgd import claims
 from build_book import build
 from notebooks import BOOK, listed
 from set_repository import address
+from sources import modules
 
 CHAPTERS = listed()
 VIEWS = [(width, scheme) for width in (1280, 390) for scheme in ("light", "dark")]
@@ -138,6 +141,51 @@ def test_no_formula_begins_outside_the_window(visit, name):
     assert cut == []
 
 
+@chapters
+def test_figures_of_several_panels_can_be_read_on_a_phone(visit, name):
+    """They keep their width, say that they scroll, and do it in their own box, which the keyboard reaches."""
+    cells = nbformat.read(BOOK / f"{name}.ipynb", as_version=4).cells
+    shown = [output.get("data", {}) for cell in cells for output in cell.get("outputs", [])]
+    several = [data for data in shown if "image/png" in data and re.match(r"figure of (?!1 )", data["text/plain"])]
+    seen = visit(name)
+    seen.look(390, "light")
+    found = seen.page.evaluate("""[...document.querySelectorAll("article figure img.panels")].map(image => ({
+        width: image.getBoundingClientRect().width,
+        scrolls: image.parentElement.scrollWidth > image.parentElement.clientWidth,
+        reached: image.parentElement.matches("a[href]"),
+        hint: getComputedStyle(image.closest("figure"), "::before").content,
+    }))""")
+    assert found == [{"width": 640, "scrolls": True, "reached": True, "hint": '"↔ scrolls sideways"'}] * len(several)
+
+
+@chapters
+def test_formulas_in_boxes_are_as_dark_as_the_words(visit, name):
+    seen = visit(name)
+    for scheme in ("light", "dark"):
+        seen.look(1280, scheme)
+        assert seen.page.evaluate("""[...document.querySelectorAll("article blockquote mjx-container:not(a *)")]
+            .filter(e => getComputedStyle(e).color !== getComputedStyle(document.querySelector("article p")).color)
+            .map(e => e.textContent)""") == []
+
+
+@chapters
+def test_on_paper_nothing_is_cut_and_what_was_folded_is_open_or_gone(visit, name):
+    """At the width of a sheet: no box scrolls, solutions are open, and folded code is left out."""
+    seen = visit(name)
+    seen.look(720, "light")
+    seen.page.emulate_media(media="print")
+    cut = seen.page.evaluate("""[...document.querySelectorAll("article :is(pre, table, figure, a, .cell_output)")]
+        .filter(e => e.checkVisibility() && getComputedStyle(e).overflowX !== "visible")
+        .filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.textContent.slice(0, 80))""")
+    folded = seen.page.evaluate("""[...document.querySelectorAll("article details:not([open])")]
+        .filter(e => e.checkVisibility() && !e.lastElementChild.checkVisibility({ contentVisibilityAuto: true }))
+        .map(e => e.textContent.slice(0, 80))""")
+    wide = seen.page.evaluate("""[...document.querySelectorAll("article img")]
+        .filter(e => e.getBoundingClientRect().right > document.documentElement.clientWidth + 1).map(e => e.alt)""")
+    seen.page.emulate_media(media="screen")
+    assert cut == folded == wide == []
+
+
 STRETCHED = """() => {
     const shape = (width, height) => width / height;
     const stretch = image => shape(image.width, image.height) / shape(image.naturalWidth, image.naturalHeight);
@@ -164,7 +212,7 @@ FAINT = """() => {
         const [a, b] = [getComputedStyle(element).color, ground(element)].map(luminance).sort((x, y) => x - y);
         return (b + 0.05) / (a + 0.05) < 4.5;
     };
-    const texts = document.querySelectorAll("article :is(p, li, td, th, h1, h2, h3, figcaption span, summary, pre)");
+    const texts = document.querySelectorAll("article :is(p, li, td, th, h1, h2, h3, figcaption span, summary, pre, dt, dd)");
     return [...texts].filter(element => element.innerText.trim() && faint(element)).map(e => e.innerText.slice(0, 80));
 }"""
 
@@ -176,7 +224,10 @@ def parsed(file):
     return {link["href"] for link in soup.select("a[href]")}, {element["id"] for element in soup.select("[id]")}
 
 
-@pytest.mark.parametrize("name", [*(f"book/{name}" for name in CHAPTERS), "index", "search"])
+PAGES = [*(f"book/{name}" for name in CHAPTERS), *(f"source/{module}" for module in modules()), "index", "search"]
+
+
+@pytest.mark.parametrize("name", PAGES)
 def test_links_and_anchors_lead_somewhere(html, name):
     page = html / f"{name}.html"
     links, _ = parsed(page)
@@ -191,6 +242,22 @@ def test_links_and_anchors_lead_somewhere(html, name):
             assert re.match("https://|mailto:", target), link
 
 
+def test_names_of_the_module_lead_to_their_lines_of_its_source(html):
+    """Wherever a chapter's words name a class or function of the module, by the name that its code gives it."""
+    led = {}
+    for name in CHAPTERS:
+        page = BeautifulSoup((html / "book" / f"{name}.html").read_text(encoding="utf-8"), "html.parser")
+        led |= {(name, link.get_text()): link["href"] for link in page.select("article a[href*='source/']")}
+    for (_, text), link in led.items():
+        file, line = urldefrag(link)
+        source = html / "source" / Path(file).name
+        assert line in parsed(source)[1] if line else source.exists()
+    assert {("your_optimizer", "hessian_trace"), ("frameworks", "sigma_for"), ("intro", "antipgd")} <= set(led)
+    lines = BeautifulSoup((html / "source" / "antipgd.curvature.html").read_text(encoding="utf-8"), "html.parser")
+    place = lines.find(id=urldefrag(led["your_optimizer", "hessian_trace"])[1])
+    assert "def hessian_trace" in place.parent.get_text().splitlines()[int(place["id"].removeprefix("line-")) - 1]
+
+
 @chapters
 def test_the_rocket_opens_the_notebook_in_colab(visit, name):
     owner = address().removeprefix("https://github.com/")
@@ -198,6 +265,25 @@ def test_the_rocket_opens_the_notebook_in_colab(visit, name):
     assert {link.get_attribute("href") for link in links} == {
         f"https://colab.research.google.com/github/{owner}/blob/main/book/{name}.ipynb"
     }
+
+
+def test_the_sidebar_shows_the_parts_and_the_chapters_with_the_numbers_of_their_equations(browser, html):
+    page = Visit(browser, (html / "book" / f"{CHAPTERS[0]}.html").as_uri()).page
+    captions = page.locator(".bd-docs-nav .caption-text").all_inner_texts()
+    assert captions == ["I. Use it", "II. See it", "III. Understand it", "IV. Check it"]
+    links = page.locator(".bd-docs-nav li.toctree-l1 > a")
+    shown = [(link.get_attribute("href"), link.inner_text().partition(". ")[0]) for link in links.all()]
+    assert [entry for entry in shown if entry[0] != "#"] == [
+        (f"{name}.html", str(number)) for number, name in enumerate(CHAPTERS) if number
+    ]
+
+
+def test_the_first_page_names_the_parts_and_their_chapters_in_the_order_of_the_sidebar(html):
+    page = BeautifulSoup((html / "book" / f"{CHAPTERS[0]}.html").read_text(encoding="utf-8"), "html.parser")
+    table = page.select_one("#how-to-read-this-book table")
+    parts = [row.td.get_text() for row in table.select("tbody tr")]
+    assert list(filter(None, parts)) == [caption.get_text() for caption in page.select(".bd-docs-nav .caption-text")]
+    assert [link["href"] for link in table.select("a")] == [f"{name}.html" for name in CHAPTERS[1:]]
 
 
 def test_the_first_page_leads_into_the_book(browser, html):
@@ -425,6 +511,14 @@ def test_numbers_of_equations_are_shown(visit, name):
     page = visit(name).page
     shown = page.evaluate("[...document.querySelectorAll('article mjx-container mjx-labels')].map(e => e.textContent)")
     assert len(shown) == len(re.findall(r"\$\$ \(eq-", (BOOK / f"{name}.md").read_text(encoding="utf-8")))
+
+
+@chapters
+def test_its_card_stands_below_the_title(visit, name):
+    page = visit(name).page
+    shown = page.evaluate("""[...document.querySelectorAll("article h1 + dl.brief > dt")]
+        .map(head => [head.innerText.replace(/:$/, ""), head.nextElementSibling.innerText.trim()])""")
+    assert [tuple(line) for line in shown] == list(cards.card(name))
 
 
 @chapters

@@ -7,13 +7,18 @@
   It gets a class of style.
 - A verdict becomes a card, whose head names the statement of the paper and leads to its row in the coverage table.
 - A link that has a statement's id as its title leads to that card, and not only to the section in which it stands.
+- Below the title of a chapter stands what it shows and takes.
+- A figure of several panels gets a class of style: on a phone it keeps its width, and scrolls.
 """
 
 import re
+from pathlib import Path
 
 from docutils import nodes
 from sphinx.addnodes import pending_xref
 from sphinx.transforms import SphinxTransform
+
+import cards
 
 PLACE = re.compile(r'<a id="([\w.-]+)">')
 KINDS = {
@@ -26,6 +31,7 @@ KINDS = {
 VERDICT = re.compile(r"\[([\w.-]+)\] [\w-]+: ")  # how a verdict begins in its plain text: with the statement's id
 LABEL = re.compile(r" (.+?)\. ")  # what follows the verdict in its Markdown: the statement as a reader would say it
 COVERAGE = "book/coverage"
+PANELS = re.compile(r"figure of (?!1 )\d+ axes")  # how the summary of a figure with several begins
 
 
 def card(name):
@@ -121,6 +127,29 @@ class Evidence(SphinxTransform):
                 reference["reftargetid"] = card(name)
 
 
+class Briefs(SphinxTransform):
+    default_priority = 877
+
+    def apply(self):
+        lines = [
+            nodes.field("", nodes.field_name("", head), nodes.field_body("", nodes.paragraph("", words)))
+            for head, words in cards.card(Path(self.env.docname).name)
+        ]
+        if lines:
+            title = next(self.document.findall(nodes.title))
+            title.parent.insert(1, nodes.field_list("", *lines, classes=["brief"]))
+
+
+class Panels(SphinxTransform):
+    default_priority = 879
+
+    def apply(self):
+        for image in self.document.findall(nodes.image):
+            shown = next((node for node in ancestors(image) if node.get("mime_type")), None)
+            if shown and PANELS.match(plain_text(shown)):
+                image["classes"].append("panels")
+
+
 def ancestors(node):
     """What the node lies in, from the nearest on."""
     while node.parent:
@@ -132,9 +161,13 @@ def statement(quotation):
     """The id of the statement on which a cell's output, shown as this quotation, is a verdict; None for another one."""
     shown = quotation.parent
     if shown.get("mime_type") == "text/markdown":
-        plain = [other.astext() for other in shown.parent if other.get("mime_type") == "text/plain"]
-        found = VERDICT.match("".join(plain))
+        found = VERDICT.match(plain_text(shown))
         return found and found[1]
+
+
+def plain_text(shown):
+    """The text that a cell put out beside what is shown of the same output."""
+    return "".join(other.astext() for other in shown.parent if other.get("mime_type") == "text/plain")
 
 
 def link(here, page, place, words):
@@ -144,6 +177,6 @@ def link(here, page, place, words):
 
 
 def setup(app):
-    for transform in (Places, Numbers, Kinds, Pages, Cards, Rows, Evidence):
+    for transform in (Places, Numbers, Kinds, Pages, Cards, Rows, Evidence, Briefs, Panels):
         app.add_transform(transform)
     return {"parallel_read_safe": True}

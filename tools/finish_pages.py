@@ -62,7 +62,7 @@ def changed(page):
 
 def as_drawn(figure):
     """A figure, with a class where its own words would be false of its picture turned dark."""
-    return figure[0].replace("<img ", '<img class="as-drawn" ') if SHADES.search(figure[0]) else figure[0]
+    return figure[0].replace('class="', 'class="as-drawn ', 1) if SHADES.search(figure[0]) else figure[0]
 
 
 def icons(names, script):

@@ -1,4 +1,4 @@
-"""Begin a chapter: write book/NAME.md from tools/chapter.md, and list it in _toc.yml before the coverage table.
+"""Begin a chapter: write book/NAME.md from tools/chapter.md, and list it in _toc.yml as the last of its third part.
 
     python tools/new_chapter.py NAME
 
@@ -14,7 +14,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 COLAB = re.compile(r"^# Colab: .*?(?=\n```)", re.MULTILINE | re.DOTALL)
-AFTER_ALL_CHAPTERS = "  - file: book/coverage.ipynb\n"
+NEXT_PART = "  - caption: IV. Check it\n"
 
 
 def colab_cell():
@@ -38,7 +38,8 @@ def begin(name):
         raise ValueError(f"{path} exists already.")
     listed = toc.read_text(encoding="utf-8")
     path.write_text(text(name), encoding="utf-8")
-    toc.write_text(listed.replace(AFTER_ALL_CHAPTERS, f"  - file: book/{name}.ipynb\n{AFTER_ALL_CHAPTERS}"), encoding="utf-8")
+    entry = f"      - file: book/{name}.ipynb\n"
+    toc.write_text(listed.replace(NEXT_PART, entry + NEXT_PART), encoding="utf-8")
     return path
 
 

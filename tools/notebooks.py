@@ -57,7 +57,8 @@ class ThisInterpreter(AsyncKernelManager):
 def listed():
     """The names of the book's chapters, in the order of _toc.yml."""
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
-    return [Path(file).stem for file in [toc["root"], *(entry["file"] for entry in toc.get("chapters", []))]]
+    chapters = [entry["file"] for part in toc.get("parts", [toc]) for entry in part.get("chapters", [])]
+    return [Path(file).stem for file in [toc["root"], *chapters]]
 
 
 def equation_numbers():
