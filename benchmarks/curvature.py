@@ -108,8 +108,8 @@ def estimators(model, batches, products, rounds):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--width", type=int, default=8)
-    parser.add_argument("--probes", type=int, default=10, help="of each turn, and products of each estimate")
-    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--probes", type=int, default=12, help="of each turn, and products of each estimate; a multiple of 6")
+    parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore", "Using backward")  # in PyHessian
     warnings.filterwarnings("ignore", ".torch.jit.script. is deprecated")  # below curvlinops
