@@ -18,7 +18,6 @@ PAGES = {"intro", "coverage", "differences", "notation", "bibliography"}  # thes
 # Cells that show runs in which rounding grows until printed digits differ on another processor: trained networks, PGD
 # near the edge of stability. Their outputs are not compared, their checks are. So many of them a chapter has at most.
 ROUNDING_GROWS = {"your_optimizer": 11, "frameworks": 2, "widening_valley": 3, "linear_networks": 1, "quadratic_regression": 2, "peers": 3}
-OLD_EXERCISES = {"resnet"}  # their exercises have no cells for answers yet
 SECTIONS = ["Where it stops holding", "Exercises", "Differs from the paper", "References"]
 
 COLAB = """\
@@ -303,9 +302,7 @@ def of_chapter(name):
 
 
 @pytest.mark.parametrize("name", [name for name in CHAPTERS if name not in PAGES])
-def test_its_exercises_have_a_level_a_hint_a_cell_for_the_answer_and_a_solution_that_is_right(name, request):
-    if name in OLD_EXERCISES:
-        request.applymarker(pytest.mark.xfail(strict=True, reason="its exercises have no cells for answers yet"))
+def test_its_exercises_have_a_level_a_hint_a_cell_for_the_answer_and_a_solution_that_is_right(name):
     found = exercises(read(name))
     assert [int(re.match(r"### Exercise (\d+)\.", heading)[1]) for heading, _ in found] == [*range(1, len(found) + 1)]
     asked = of_chapter(name) or of_chapter("chapter")  # those of the skeleton, in a chapter that was just begun
