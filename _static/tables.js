@@ -16,6 +16,8 @@
       const button = document.createElement("button");
       button.type = "button";
       button.className = "sort";
+      // A formula has no name that is read on a button: its TeX without signs, such as "eta".
+      if (header.querySelector(".math")) button.ariaLabel = header.textContent.replace(/[\\(){}$]/g, " ").trim();
       button.append(...header.childNodes);
       button.onclick = () => sort(table, column, header);
       header.append(button);

@@ -321,8 +321,27 @@ def test_its_pictures_are_light_and_keep_their_room_while_they_wait(html, name):
 
 
 @chapters
-def test_a_formula_is_no_stop_of_the_tabulator_key(visit, name):
-    assert visit(name).page.locator("mjx-container[tabindex]").count() == 0
+def test_formulas_and_tables_are_stops_of_the_tabulator_key_where_they_scroll_and_nowhere_else(visit, name):
+    seen = visit(name)
+    for width in (1280, 390):
+        seen.look(width, "light")
+        seen.page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        assert seen.page.evaluate("""[...document.querySelectorAll("article :is(table, div.math, mjx-container)")]
+            .map(box => [box, getComputedStyle(box).overflowX === "auto" && box.scrollWidth > box.clientWidth])
+            .filter(([box, scrolls]) => scrolls !== (box.tabIndex === 0)).map(([box]) => box.textContent)""") == []
+        wide = seen.page.evaluate("""[...document.querySelectorAll("article mjx-container[tabindex]")]
+            .map(box => box.querySelector("mjx-math").scrollWidth - box.clientWidth)""")
+        assert all(beyond > 0 for beyond in wide)  # what is seen of it is too wide, not what is there for screen readers
+
+
+@chapters
+def test_buttons_have_names(visit, name):
+    names = visit(name).page.evaluate("""[...document.querySelectorAll("article th button")].map(button => {
+        const seen = button.cloneNode(true);
+        seen.querySelectorAll("mjx-container").forEach(formula => formula.remove());
+        return button.ariaLabel ?? seen.textContent.trim();
+    })""")
+    assert all(re.search(r"\w", name) for name in names)
 
 
 @chapters
