@@ -1,6 +1,9 @@
-"""What the tests know of the project: where it lies, what pyproject.toml says, and how to copy it."""
+"""What the tests know of the project: where it lies, what pyproject.toml says, how to copy it and how to test within it."""
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 try:
@@ -19,3 +22,14 @@ def copy_tree(folder):
     """Copy the working tree into the folder without what git ignores; it works in a downloaded tree without git, too."""
     shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(*IGNORED))
     return folder
+
+
+def pytest_in(folder, *arguments, **variables):
+    """What pytest prints that is started there from a shell of its own, with these environment variables besides.
+
+    The shell is not one of this run's own processes, whose surroundings are settled already, and knows no options of it.
+    """
+    shell = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_XDIST", "PYTEST_ADDOPTS"))}
+    command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "-p", "no:cacheprovider", *map(str, arguments)]
+    run = subprocess.run(command, cwd=folder, env={**shell, **variables}, check=False, stdout=subprocess.PIPE, text=True)
+    return run.stdout

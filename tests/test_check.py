@@ -1,19 +1,15 @@
 """The command that tests what was changed: it finds the tests of a chapter and of a file, and no others."""
 
-import subprocess
-import sys
-
 import pytest
 
 import check
-from project import ROOT
+from project import ROOT, pytest_in
 
 
 def collected(names):
     """The ids of the tests that the command would run."""
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "--collect-only"]
-    told = subprocess.run([*command, *check.selection(names)], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
-    return [line for line in told.stdout.splitlines() if "::" in line]
+    told = pytest_in(ROOT, "--collect-only", *check.selection(names))
+    return [line for line in told.splitlines() if "::" in line]
 
 
 def test_the_tests_of_a_chapter_and_of_a_file():

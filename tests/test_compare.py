@@ -1,20 +1,15 @@
 """The rule by which outputs are compared, alone and at work in nbval."""
 
 import asyncio
-import os
 import re
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import nbformat
 import pytest
 
 import notebooks
 from compare import same
-
-ROOT = Path(__file__).resolve().parents[1]
+from project import ROOT, pytest_in
 
 
 @pytest.mark.parametrize(
@@ -63,17 +58,6 @@ def project(tmp_path):
     return tmp_path
 
 
-def nbval(project, **variables):
-    """What the tests of the project's notebooks print in a shell with these environment variables.
-
-    The shell is not one of this run's own processes, whose surroundings are settled already.
-    """
-    command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "-rA", "-p", "no:cacheprovider", "book"]
-    shell = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
-    environment = {**shell, **variables}
-    return subprocess.run(command, cwd=project, env=environment, stdout=subprocess.PIPE, text=True).stdout
-
-
 def test_nbval_compares_by_this_rule(project):
     cases = [("x 0.333334", "x 0.333333"), ("x 0.334333", "x 0.333333"), ("3 of 4", "3 of 3"), ("one", "two")]
     cells = []
@@ -81,7 +65,7 @@ def test_nbval_compares_by_this_rule(project):
         stream = nbformat.v4.new_output("stream", name="stdout", text=stored + "\n")
         cells.append(nbformat.v4.new_code_cell(f"print({printed!r})", outputs=[stream], execution_count=1))
     nbformat.write(nbformat.v4.new_notebook(cells=cells), project / "book" / "cases.ipynb")
-    told = nbval(project)
+    told = pytest_in(project, "-rA", "book")
     verdicts = re.findall(r"^(PASSED|FAILED) book/cases.ipynb::Cell (\d)", told, re.MULTILINE)
     assert sorted(verdicts) == [("FAILED", "1"), ("FAILED", "2"), ("FAILED", "3"), ("PASSED", "0")], told
 
@@ -105,6 +89,6 @@ def test_a_figure_that_draws_something_else_fails(project):
         assert set(made.cells[0].outputs[0].data) == {"image/png", "text/plain"}
         made.cells[0].source = FIGURE.replace("VALUES", values)
         nbformat.write(made, project / "book" / f"{name}.ipynb")
-    told = nbval(project, MPLBACKEND="Agg")
+    told = pytest_in(project, "-rA", "book", MPLBACKEND="Agg")
     verdicts = re.findall(r"^(PASSED|FAILED) book/(\w+).ipynb::Cell 0", told, re.MULTILINE)
     assert sorted(verdicts) == [("FAILED", "other"), ("PASSED", "same")], told

@@ -16,7 +16,7 @@ import pytest
 
 import new_chapter
 import notebooks
-from project import copy_tree
+from project import copy_tree, pytest_in
 
 CHECK = "Anti-PGD ends where the trace is lower"
 WORDS = "The argument."
@@ -91,8 +91,7 @@ def found(tmp_path_factory):
     for name, change in EDITED.items():
         (folder / "book" / f"{name}.md").write_text(changed(texts[name], change), encoding="utf-8")
     files = ["tests/test_notebooks.py", "tests/test_jupyter_view.py", *(f"book/{name}.ipynb" for name in EXECUTED)]
-    command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "-rfE", "-p", "no:cacheprovider", *files]
-    told = subprocess.run(command, cwd=folder, check=False, stdout=subprocess.PIPE, text=True).stdout
+    told = pytest_in(folder, "-rfE", *files)
     failed = re.findall(r"^(?:FAILED|ERROR) (\S+)::(Cell \d+|\w+)(?:\[(\w+)\])?", told, re.MULTILINE)
     return {(chapter or file.removeprefix("book/").removesuffix(".ipynb"), test) for file, test, chapter in failed}
 
