@@ -4,6 +4,7 @@ A local repository with the working tree, under the tag that the notebooks name,
 """
 
 import asyncio
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -16,13 +17,14 @@ from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from project import PROJECT, ROOT, copy_tree
 
+import set_repository
 from compare import same
 from notebooks import BOOK, listed, merged
-from set_repository import address
 
 # What Colab has besides, and chapters use; and the two that a chapter tells its reader to install.
 BROUGHT = ("ipykernel", "pip", "scikit-learn", "sympy", "torchvision", "accelerate", "transformers")
 BROUGHT += ("lightning", "pytorch-optimizer")
+ADDRESS = "https://git.example.org/group/book"
 VERSIONS = "import matplotlib, numpy, torch\nprint(torch.__version__, numpy.__version__, matplotlib.__version__)"
 
 
@@ -41,15 +43,16 @@ def colab(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory):
-    """Variables that make git find a local repository with the working tree where the notebooks look for the module."""
+    """The working tree as it would be published, and variables that make git find it at the address of its own."""
     folder = copy_tree(tmp_path_factory.mktemp("published") / "work")
+    subprocess.run([sys.executable, folder / "tools" / "set_repository.py", ADDRESS], check=True)
     git = ["git", "-C", folder, "-c", "user.name=author", "-c", "user.email=author@example.org"]
     for command in ("init --quiet", "add --all", "commit --quiet --message tree", f"tag v{PROJECT['version']}"):
         subprocess.run([*git, *command.split()], check=True)
     bare = folder.with_name("bare.git")
     subprocess.run(["git", "clone", "--quiet", "--bare", folder, bare], check=True)
     instead = f"url.{bare.as_uri()}.insteadOf"
-    return {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": instead, "GIT_CONFIG_VALUE_0": address()}
+    return folder, {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": instead, "GIT_CONFIG_VALUE_0": ADDRESS}
 
 
 def rehearse(notebook, python, folder, variables):
@@ -86,11 +89,12 @@ def agree(stored, found):
 @pytest.mark.parametrize("name", listed())
 def test_the_notebook_runs_in_colab_and_says_the_same(name, colab, published, tmp_path):
     versions = subprocess.run([colab, "-c", VERSIONS], check=True, stdout=subprocess.PIPE, text=True).stdout
-    stored = nbformat.read(BOOK / f"{name}.ipynb", as_version=4)
+    folder, variables = published
+    stored = nbformat.read(folder / "book" / f"{name}.ipynb", as_version=4)
     notebook = nbformat.from_dict(stored)
     where = "import sys, antipgd\nprint(sys.prefix)\nprint(antipgd.__file__)"
     notebook.cells += [nbformat.v4.new_code_cell(VERSIONS), nbformat.v4.new_code_cell(where)]
-    rehearse(notebook, colab, tmp_path, published)
+    rehearse(notebook, colab, tmp_path, variables)
 
     *cells, after, place = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert texts(after) == [{"stream": versions}]  # Colab's own libraries stay as they are
@@ -100,3 +104,19 @@ def test_the_notebook_runs_in_colab_and_says_the_same(name, colab, published, tm
     for cell, committed in zip(cells, [cell for cell in stored.cells if cell.cell_type == "code"]):
         if "nbval-ignore-output" not in cell.metadata.get("tags", []):
             assert agree(texts(committed), texts(cell)), cell.source
+
+
+@pytest.mark.parametrize("address, told", [("https://github.com/OWNER/anti-pgd-book", "not published yet"), (ADDRESS, "")])
+def test_without_an_address_the_first_cell_says_what_to_do_and_does_not_ask_pip(address, told, monkeypatch):
+    code = nbformat.read(BOOK / "intro.ipynb", as_version=4).cells
+    first = next(cell.source for cell in code if cell.cell_type == "code")
+    asked = []
+    monkeypatch.setattr(subprocess, "check_call", asked.append)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    try:
+        exec(first.replace(set_repository.address(), address), {})
+    except AssertionError as error:
+        assert told and told in str(error) and "pip install ." in str(error) and not asked
+    else:
+        assert not told and asked[0][1:4] == ["-m", "pip", "install"]
+        assert asked[0][-1] == f"git+{address}@v{PROJECT['version']}"

@@ -21,12 +21,12 @@ ROUNDING_GROWS = {"your_optimizer": 11, "frameworks": 2, "widening_valley": 3, "
 SECTIONS = ["Where it stops holding", "Exercises", "Differs from the paper", "References"]
 
 COLAB = """\
-# Colab: installs the module that this book shares; does nothing where it is installed already.
+# Colab: installs the module that this book shares, unless it is there.
 import importlib.util, subprocess, sys
-
 if importlib.util.find_spec("antipgd") is None:
-    subprocess.check_call([sys.executable, "-m", "pip", "install", "-q", "--no-deps",
-                           "git+{address}@v{version}"])"""
+    source = "git+{address}@v{version}"
+    assert "/OWNER/" not in source, "not published yet: `pip install .` in a checkout"
+    subprocess.check_call([sys.executable, *"-m pip install -q --no-deps".split(), source])"""
 
 FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 FORMULA = re.compile(r"\$\$.*?\$\$|\$[^$]+\$", re.DOTALL)
