@@ -17,7 +17,8 @@ def card(name):
     """The lines of a chapter's card, as pairs of a heading and words; none for a page that has none."""
     _, head, _ = (BOOK / f"{name}.md").read_text(encoding="utf-8").split("---\n", 2)
     told = yaml.safe_load(head).get("card")
-    cost = json.loads(RUNTIMES.read_text(encoding="utf-8"))["chapters"].get(name)
+    measured = json.loads(RUNTIMES.read_text(encoding="utf-8"))["chapters"] if RUNTIMES.exists() else {}
+    cost = measured.get(name)
     if told and cost:
         yield "You will have seen", told["shows"]
         gigabytes = cost["megabytes"] / 1000
