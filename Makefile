@@ -13,7 +13,7 @@ endif
 FIRST_PAGE := _build/html/index.html
 SOURCES := _config.yml _toc.yml $(wildcard book/*.md book/*.ipynb book/results/runtimes.json _static/*) $(wildcard tools/*.py) redirects.yml
 
-.PHONY: book test check chapter mutants notebooks runtimes bench lowest newest lock repository clean
+.PHONY: book test check chapter rehearsal mutants notebooks runtimes bench lowest newest lock repository clean
 
 # Builds the pages from the executed notebooks.
 book: $(FIRST_PAGE)
@@ -30,6 +30,10 @@ test: $(VENV)/.ready
 # The tests of what was changed, NAMES="intro noise ...": chapters, and files of the module.
 check: $(VENV)/.ready
 	$(BIN)/python tools/check.py $(NAMES)
+
+# Runs every chapter as in Colab, alone in an empty folder, with the module installed from a repository. Minutes.
+rehearsal: $(VENV)/.ready
+	ANTIPGD_REHEARSE=all $(BIN)/python -m pytest tests/test_colab.py --dist load
 
 # Changes the statements, and sees whether their checks notice, NAMES="valley_theorem ..." or all chapters. Minutes.
 mutants: $(VENV)/.ready
