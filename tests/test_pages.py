@@ -291,6 +291,15 @@ def test_the_first_page_leads_into_the_book(browser, html):
     seen.page.wait_for_url(f"**/book/{CHAPTERS[0]}.html")
 
 
+@pytest.mark.parametrize("width, height", [(390, 844), (1280, 900)])
+def test_the_first_screen_of_the_book_holds_the_one_picture(browser, html, width, height):
+    seen = Visit(browser, (html / "book" / f"{CHAPTERS[0]}.html").as_uri())
+    seen.page.set_viewport_size({"width": width, "height": height})
+    seen.page.wait_for_load_state("load")
+    place = seen.page.locator("article figure img").first.bounding_box()
+    assert place["y"] + place["height"] <= height
+
+
 def test_search_finds_a_word(browser, html):
     seen = Visit(browser, (html / "search.html").as_uri() + "?q=anticorrelated")
     results = seen.page.locator("#search-results li a")
