@@ -17,11 +17,10 @@ def card(name):
     """The lines of a chapter's card, as pairs of a heading and words; none for a page that has none."""
     _, head, _ = (BOOK / f"{name}.md").read_text(encoding="utf-8").split("---\n", 2)
     told = yaml.safe_load(head).get("card")
-    measured = json.loads(RUNTIMES.read_text(encoding="utf-8"))["chapters"] if RUNTIMES.exists() else {}
-    cost = measured.get(name)
-    if told and cost:
-        yield "You will have seen", told["shows"]
+    cost = told and json.loads(RUNTIMES.read_text(encoding="utf-8"))["chapters"].get(name)
+    if cost:
         gigabytes = cost["megabytes"] / 1000
+        yield "You will have seen", told["shows"]
         yield "It takes", f"{spent(cost['seconds'])} of one core and {gigabytes:.1f} GB, at the quick scale"
         yield "A GPU", told["gpu"]
         yield "Measured", f"{cost['date'][:10]}, {cost['device']}, Python {cost['python']}, torch {cost['torch']}"
