@@ -10,6 +10,7 @@ from matplotlib.colors import to_hex
 import notebooks
 from antipgd import figures, results
 from antipgd.exercises import EXERCISES, LEVELS
+from antipgd.vision import records
 from project import PROJECT, ROOT
 from set_repository import address
 
@@ -104,11 +105,12 @@ def test_its_outputs_are_compared_but_where_rounding_grows(name):
 @chapters
 def test_it_says_where_each_stored_result_comes_from(name):
     notebook = read(name)
-    used = re.findall(r'"(fig-[\w-]+)"', "\n".join(cell.source for cell in code_cells(notebook)))
+    used = re.findall(r'"((?:fig|resnet)-[\w-]+)"', "\n".join(cell.source for cell in code_cells(notebook)))
     said = [text for text in printed(notebook) if text.startswith('<details class="origin">')]
     for stored in {each for each in used if (results.FOLDER / f"{each}.json").exists()}:
         provenance = results.load(stored).provenance
-        command = f"`{results.RENEW.format(name=stored)}`"
+        renew = records.RENEW if stored in records.RECORDS else results.RENEW
+        command = f"`{renew.format(name=stored)}`"
         line = next(line for text in said for line in text.splitlines() if command in line)
         assert provenance["device"] in line and provenance["date"][:10] in line and provenance["commit"][:7] in line
 
