@@ -13,7 +13,7 @@ endif
 FIRST_PAGE := _build/html/index.html
 SOURCES := _config.yml _toc.yml $(wildcard book/*.md book/*.ipynb book/results/runtimes.json _static/*) $(wildcard tools/*.py) redirects.yml
 
-.PHONY: book test check chapter rehearsal mutants notebooks runtimes bench lowest newest lock repository clean
+.PHONY: book pdf test check chapter rehearsal mutants notebooks runtimes bench lowest newest lock repository clean
 
 # Builds the pages from the executed notebooks.
 book: $(FIRST_PAGE)
@@ -22,6 +22,10 @@ book: $(FIRST_PAGE)
 $(FIRST_PAGE): $(VENV)/.ready $(SOURCES)
 	$(BIN)/python tools/build_book.py
 	$(BIN)/python tools/redirects.py $(@D)
+
+# The built book as one file for paper. A minute or two.
+pdf: book
+	$(BIN)/python tools/pdf.py
 
 # Re-executes all chapters, and runs the unit tests and the guards of the book.
 test: $(VENV)/.ready

@@ -2,6 +2,7 @@
 
 import functools
 import gzip
+import io
 import re
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urljoin
@@ -10,8 +11,10 @@ import nbformat
 import networkx
 import pytest
 from bs4 import BeautifulSoup
+from pypdf import PdfReader
 
 import cards
+import pdf
 from antipgd import claims
 from build_book import build
 from notebooks import BOOK, listed
@@ -298,6 +301,22 @@ def test_the_first_screen_of_the_book_holds_the_one_picture(browser, html, width
     seen.page.wait_for_load_state("load")
     place = seen.page.locator("article figure img").first.bounding_box()
     assert place["y"] + place["height"] <= height
+
+
+def test_the_book_on_paper_has_an_outline_and_links_that_stay_inside(browser, html):
+    content = io.BytesIO()
+    pdf.joined(browser, html, [CHAPTERS[0], "notation"]).write(content)
+    reader = PdfReader(content)
+    titles = [entry.title.rpartition(". ")[2] for entry in reader.outline]
+    begins = [reader.get_destination_page_number(entry) for entry in reader.outline]
+    assert titles == ["Anticorrelated noise, executed", "Notation"] and begins[0] == 0 < begins[1]
+    for title, sheet in zip(titles, begins):
+        assert title in " ".join(reader.pages[sheet].extract_text().split())
+    links = [link.get_object() for sheet in reader.pages for link in sheet.get("/Annots", ())]
+    addresses = [link["/A"]["/URI"] for link in links if "/URI" in link.get("/A", ())]
+    assert addresses and all(address.startswith("https://") for address in addresses)
+    places = [link["/Dest"][0] for link in links if isinstance(link.get("/Dest"), list)]
+    assert reader.pages[begins[1]].indirect_reference in places  # the first page names the page on notation
 
 
 def test_search_finds_a_word(browser, html):
