@@ -110,7 +110,7 @@ def test_the_notebook_runs_in_colab_and_says_the_same(name, colab, published, tm
             assert agree(texts(committed), texts(cell)), cell.source
 
 
-@pytest.mark.parametrize("address, told", [("https://github.com/OWNER/anti-pgd-book", "not published yet"), (ADDRESS, "")])
+@pytest.mark.parametrize("address, told", [("https://github.com/OWNER/a-book", "not published yet"), (ADDRESS, "")])
 def test_without_an_address_the_first_cell_says_what_to_do_and_does_not_ask_pip(address, told, monkeypatch):
     code = nbformat.read(BOOK / "intro.ipynb", as_version=4).cells
     first = next(cell.source for cell in code if cell.cell_type == "code")
