@@ -1,6 +1,7 @@
 """Speed of the ResNet18's training, beside a plain loop, with and without noise, and for whole epochs.
 
-    python benchmarks/vision.py                # a small network, on a CPU in a minute
+    python benchmarks/vision.py                # a small network as the trainer runs it by default, on a CPU in a minute
+    python benchmarks/vision.py --compiled --precision bfloat16    # the fastest, on a CPU that computes in bfloat16
     python benchmarks/vision.py --width 64 --batches 128 1024 7500 --store    # the paper's, on a GPU, and stored
 
 plain loop: torchvision's transforms on one PIL image after the other, a DataLoader, float32, nothing compiled. Both
@@ -123,7 +124,7 @@ def settings_for(batch, width):
 def store(width, machine, found):
     """``book/results/resnet-speed.json``: seconds per pass over two batches, (batch sizes, sides)."""
     values = torch.tensor([list(best.values()) for best in found.values()], dtype=torch.float64)
-    configuration = {"width": width, "sides": list(next(iter(found.values()))), "compiled": machine.compiled}
+    configuration = {"width": width, "sides": list(next(iter(found.values()))), "compiled": machine.compiled, "precision": machine.precision}
     origin = results.provenance("", torch.get_num_threads(), values.sum().item())
     if machine.device == "cuda":
         origin["device"] = torch.cuda.get_device_name()
@@ -137,9 +138,10 @@ def main():
     parser.add_argument("--batches", type=int, nargs="+", default=[128])
     parser.add_argument("--turns", type=int, default=TURNS)
     parser.add_argument("--compiled", action="store_true", default=Machine().compiled)
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default=Machine().precision)
     parser.add_argument("--store", action="store_true")
     arguments = parser.parse_args()
-    machine = Machine(compiled=arguments.compiled)
+    machine = Machine(compiled=arguments.compiled, precision=arguments.precision)
     on_gpu = machine.device == "cuda"
     clock = time.perf_counter if on_gpu else time.process_time
     settings = {batch: settings_for(batch, arguments.width) for batch in arguments.batches}

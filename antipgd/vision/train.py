@@ -50,7 +50,8 @@ class Machine:
     device: Literal["cuda", "cpu"] = "cuda" if torch.cuda.is_available() else "cpu"
     """cuda or cpu. By default the GPU where there is one."""
     precision: Literal["bfloat16", "float32"] = "bfloat16" if has_bfloat16() else "float32"
-    """Of the forward and backward pass; weights and noise are float32. By default bfloat16 on a GPU that computes in it."""
+    """Of the forward and backward pass; weights and noise are float32. By default bfloat16 on a GPU that computes in it. So do
+    some CPUs: there it is, compiled, the fastest, see benchmarks/vision.py, and gives up float32's reproducible digits."""
     compiled: bool = torch.cuda.is_available()
     """Whether the network is compiled. By default on a GPU: on a CPU it takes most of a minute and gains little."""
     deterministic: bool = False
