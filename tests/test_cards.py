@@ -6,7 +6,7 @@ import cards
 import notebooks
 import runtimes
 from antipgd import results
-from test_execution import HEADER
+from notebooks import HEADER
 from test_notebooks import PAGES
 
 CHAPTERS = [name for name in notebooks.listed() if name not in PAGES]

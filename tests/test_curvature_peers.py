@@ -11,6 +11,7 @@ from antipgd import hessian_trace
 from antipgd.curvature import generators_for, random_signs
 from antipgd.vision.data import normalised, synthetic
 from antipgd.vision.resnet import ResNet18
+from test_curvature import normal
 
 SIZES = (20, 11, 1)
 cross_entropy = nn.CrossEntropyLoss()  # curvlinops wants a module, which says that it is a mean
@@ -19,10 +20,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Using backward:UserWarning"),
     pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning"),
 ]
-
-
-def normal(*shape, seed):
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture

@@ -9,19 +9,8 @@ import nbformat
 import pytest
 
 import notebooks
+from notebooks import HEADER
 
-HEADER = """\
----
-jupytext:
-  text_representation:
-    extension: .md
-    format_name: myst
-kernelspec:
-  display_name: Python 3
-  language: python
-  name: python3
----
-"""
 CHAPTER = (
     HEADER
     + """

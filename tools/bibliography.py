@@ -12,7 +12,7 @@ import jupytext
 from pybtex.database import parse_file
 
 from new_chapter import colab_cell
-from notebooks import BOOK, listed
+from notebooks import BOOK, HEADER, listed
 from set_repository import address
 
 TITLE = re.compile(r"\*([^*]+)\*")
@@ -20,17 +20,7 @@ LINK = re.compile(r"\[[^\]]*\]\((https://[^)\s]+)\)")
 VENUES = ("booktitle", "journal", "publisher", "institution", "series", "volume", "pages")
 YEAR = re.compile(r"\b(?:19|20)\d\d\b")
 HEAD = """\
----
-jupytext:
-  text_representation:
-    extension: .md
-    format_name: myst
-kernelspec:
-  display_name: Python 3
-  language: python
-  name: python3
----
-
+{header}
 # Bibliography
 
 Every work that the chapters cite, with the chapters that do. [The file behind this list]({file}) is BibTeX, to be taken into your own.
@@ -120,7 +110,7 @@ def page():
             places.setdefault(work, []).append(f"[{title}]({name}.ipynb)")
     file = f"{address()}/blob/main/book/references.bib"
     lines = [f"- {described(entry)} In: {', '.join(places.get(work, []))}" for work, entry in works().items()]
-    return HEAD.format(file=file, colab=colab_cell()) + "\n".join(lines) + "\n"
+    return HEAD.format(header=HEADER, file=file, colab=colab_cell()) + "\n".join(lines) + "\n"
 
 
 def described(entry):

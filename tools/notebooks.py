@@ -40,6 +40,19 @@ EQUATION = re.compile(r"^([> ]*)\$\$\n((?:(?!\$\$).)*?)\n\1\$\$ \((eq-[\w-]+)\)$
 REFERENCE = re.compile(r"\[\]\(((?:\w+\.ipynb)?)#(eq-[\w-]+)\)")
 VERDICT = re.compile(r"\[([\w.-]+)\] ([\w-]+): (.+)", re.DOTALL)
 KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
+# With what a chapter's text begins: that it is a notebook, and for which kernel.
+HEADER = """\
+---
+jupytext:
+  text_representation:
+    extension: .md
+    format_name: myst
+kernelspec:
+  display_name: Python 3
+  language: python
+  name: python3
+---
+"""
 FOLDED = {
     "hide-input": {"cellView": "form", "jupyter": {"source_hidden": True}},
     "hide-cell": {"cellView": "form", "jupyter": {"source_hidden": True, "outputs_hidden": True}},
