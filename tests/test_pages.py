@@ -10,6 +10,7 @@ from urllib.parse import unquote, urldefrag, urljoin
 import nbformat
 import networkx
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from bs4 import BeautifulSoup
 from pypdf import PdfReader
 
@@ -112,6 +113,25 @@ def test_figures_are_there_with_caption_and_alternative_text(visit, name):
         assert image["loaded"], image
         assert len(image["alt"].split()) > 5, image
         assert re.match(r"Fig\. \d+", image["caption"]), image
+
+
+RULES = {"color-contrast": {"enabled": False}}  # slow on much code; FAINT looks at the contrast of words, in all views
+
+
+@chapters
+def test_axe_finds_nothing_serious(visit, name):
+    seen = visit(name)
+    seen.look(1280, "light")
+    found = Axe().run(seen.page, options={"resultTypes": ["violations"], "rules": RULES}).response["violations"]
+    assert [violation for violation in found if violation["impact"] in ("serious", "critical")] == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_enough_contrast_on_all_of_the_first_page(visit, scheme):
+    seen = visit(CHAPTERS[0])
+    seen.look(1280, scheme)
+    seen.page.evaluate("Promise.all(document.getAnimations().map(change => change.finished))")  # colours fade over
+    assert Axe().run(seen.page).response["violations"] == []
 
 
 @pytest.mark.parametrize("width, scheme", VIEWS)
