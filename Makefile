@@ -62,7 +62,7 @@ bench: $(VENV)/.ready
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/noise.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/peers.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/vision.py
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/vision.py --compiled --precision bfloat16
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/vision.py --width 64 --turns 3 --compiled --precision bfloat16
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/curvature.py
 
 # Runs the module's own tests with the oldest libraries that pyproject.toml admits, and with the newest that there are.

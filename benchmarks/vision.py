@@ -1,7 +1,8 @@
 """Speed of the ResNet18's training, beside a plain loop, with and without noise, and for whole epochs.
 
     python benchmarks/vision.py                # a small network as the trainer runs it by default, on a CPU in a minute
-    python benchmarks/vision.py --compiled --precision bfloat16    # the fastest, on a CPU that computes in bfloat16
+    python benchmarks/vision.py --width 64 --turns 3 --compiled --precision bfloat16    # the paper's network on a CPU that
+                                                                                        # computes in bfloat16, minutes
     python benchmarks/vision.py --width 64 --batches 128 1024 7500 --store    # the paper's, on a GPU, and stored
 
 plain loop: torchvision's transforms on one PIL image after the other, a DataLoader, float32, nothing compiled. Both
