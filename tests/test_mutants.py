@@ -8,7 +8,7 @@ import mutants
 from antipgd import claims
 from project import ROOT
 
-SAMPLE = ("label_noise", "resnet")  # quick ones; `make mutants` tries all
+SAMPLE = ("label_noise", "intro")  # quick ones; `make mutants` tries all
 EXECUTED = [claim for claim in claims.load() if claim["verdict"] in ("holds", "caveat", "corrected")]
 LISTS = {path.stem: mutants.read_list(path) for path in sorted(mutants.LISTS.glob("*.yml"))}
 
