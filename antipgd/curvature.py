@@ -13,6 +13,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from antipgd.guards import is_sharded
+
 
 class Estimate(NamedTuple):
     """A Monte Carlo estimate: its value, its standard error, and the samples (draws,) it is the mean of.
@@ -52,7 +54,7 @@ def hessian_trace(model, loss, batches, *, probes=30, seed=0, weight=None, rel_e
     have no second derivative.
 
     Raises ValueError for fewer than two probes, no batches, no parameters that want gradients, parameters in half
-    precision or made in inference mode, targets whose samples cannot be counted, and a rel_error that is not positive.
+    precision, made in inference mode or sharded, targets whose samples cannot be counted, and a rel_error that is not positive.
     """
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     batches = list(batches)
@@ -62,6 +64,7 @@ def hessian_trace(model, loss, batches, *, probes=30, seed=0, weight=None, rel_e
         raise ValueError(f"rel_error is {rel_error!r}: it is a positive share of the value, such as 0.05, or None.")
     check_precision(named)
     parameters = [p for _, p in named]
+    check_whole(parameters)
     shares = shares_of(batches, weight)
     generators = generators_for(batches, seed)
 
@@ -120,11 +123,12 @@ def expected_sharpness(model, loss, batches, sigma, *, draws=30, seed=0, weight=
     statistics as they stand; weights and modes come back as they were. The loss is rounded in its own precision, and
     in float32 a rise below a millionth of it is lost. draws: at least 2.
 
-    Raises ValueError for fewer than two draws, no batches, no parameters that want gradients and a sigma that is not
-    positive and finite.
+    Raises ValueError for fewer than two draws, no batches, no parameters that want gradients, sharded ones and a sigma
+    that is not positive and finite.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     batches = list(batches)
+    check_whole(parameters)
     if draws < 2 or not batches or not parameters:
         raise ValueError("A sharpness needs at least two draws, one batch and one parameter with requires_grad.")
     if not 0 < sigma < math.inf:
@@ -199,6 +203,15 @@ def check_precision(named):
             )
         if p.is_inference():
             raise ValueError(f"{name} was made in inference mode and has no derivatives. Build the model outside.")
+
+
+def check_whole(parameters):
+    """Raise ValueError for sharded weights: the loss is evaluated here, by this process, at weights that it moves itself."""
+    if any(map(is_sharded, parameters)):
+        raise ValueError(
+            "The model is sharded. Give a copy that is not: load torch.distributed.checkpoint.state_dict.get_model_state_dict("
+            "model, options=StateDictOptions(full_state_dict=True)) into a plain model."
+        )
 
 
 def weights_of(batches, weight=None):

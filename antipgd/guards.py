@@ -16,6 +16,9 @@ ENTRIES = ("sigma", "cancel", "noise_law", "noise_seed", "noise_step")  # of eac
 attached = weakref.WeakSet()  # the optimizers that carry noise; copies of them lose the hooks and are not in here
 _warned = weakref.WeakSet()
 
+# Packages that may give an optimizer flat pieces of all weights in place of the parameters, after the noise was attached.
+FLATTENING = ("deepspeed", "megatron")
+
 # The function that torch puts around every optimizer's step, and that calls the hooks.
 HOOKED_STEP = torch.optim.Optimizer.profile_hook_step(lambda self: None).__code__
 
@@ -89,9 +92,31 @@ def is_zero(optimizer):
 
 def owners(optimizer):
     """The optimizers that hold this one in an attribute."""
-    holders = [each for each in gc.get_referrers(optimizer) if isinstance(each, dict)]
-    found = [each for holder in holders for each in gc.get_referrers(holder)] + gc.get_referrers(optimizer)
-    return [each for each in found if isinstance(each, torch.optim.Optimizer) and each is not optimizer]
+    return [each for each in holders(optimizer) if isinstance(each, torch.optim.Optimizer) and each is not optimizer]
+
+
+def holders(x):
+    """The objects that hold this one, themselves or in their ``__dict__``."""
+    direct = gc.get_referrers(x)
+    return direct + [each for held in direct if isinstance(held, dict) for each in gc.get_referrers(held)]
+
+
+def check_holders(optimizer):
+    """Raise TypeError where an optimizer of another package works with this one, on weights that are not the model's.
+
+    Each process would draw the same noise for its piece of them, and ``at_z`` would move the pieces and not the model. The
+    package wraps the optimizer later than the noise does, so it is looked for whenever parameters are new.
+    """
+    if not any(name in sys.modules for name in FLATTENING):
+        return
+    for cls in map(type, holders(optimizer)):
+        package = cls.__module__.partition(".")[0]
+        if package in FLATTENING and "Optimizer" in cls.__name__:  # and not the engine, which holds plain ones, too
+            raise TypeError(
+                f"The optimizer is inside a {cls.__name__} of {package}, which gives it flat pieces or copies of the weights in "
+                "place of the model's own: the noise cannot follow them. Shard with torch.distributed.fsdp.fully_shard "
+                "instead, which the noise follows, or train with DistributedDataParallel."
+            )
 
 
 def check_parameter(p):
@@ -212,6 +237,26 @@ def check_mode(optimizer, noisy):
             "train mode. Evaluate these averages as they are, or call optimizer.train() before at_z() begins or ends, and "
             "before detach()."
         )
+
+
+def check_gathered(parameters):
+    """Raise RuntimeError where FSDP2 has gathered whole weights: they stay behind when their shards move.
+
+    The outermost module keeps them after a forward pass that no backward pass follows, such as an evaluation.
+    """
+    shards = [p for p in parameters if is_sharded(p)]
+    if shards and any(map(holds_gathered, gc.get_referrers(*shards))):
+        raise RuntimeError(
+            "FSDP2 keeps the weights that it gathered in a forward pass without a backward pass, and they do not follow the "
+            "shards between w and z. Call model.reshard() after such a pass, before at_z() begins and before it ends, or "
+            "shard the outermost module with reshard_after_forward=True."
+        )
+
+
+def holds_gathered(holder):
+    """Whether this is FSDP2's own account of a parameter, or that account's ``__dict__``, and tells of whole weights."""
+    state = holder if isinstance(holder, dict) else getattr(holder, "__dict__", {})
+    return getattr(state.get("sharded_state"), "name", "SHARDED") != "SHARDED"
 
 
 def check_loaded_group(group):

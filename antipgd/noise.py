@@ -73,16 +73,19 @@ class CorrelatedNoise:
 
     The optimizer stays the caller's own object: schedulers, gradient scalers, ``state_dict`` and training
     frameworks see what they saw before. It starts with ``xi_0 = 0``. One draw is made per step of the
-    optimizer, for each parameter that has a gradient (of a step with a closure: after the closure's last call).
+    optimizer, for each parameter that has a gradient (of a step with a closure: after the closure's last call). One that
+    has none, frozen perhaps, keeps its xi until it steps again; ``at_z`` and ``detach`` take it off there, too.
 
     optimizer: a ``torch.optim.Optimizer``, and not a wrapper around one.
     sigma: standard deviation of each coordinate of xi, in the units of the weights; >= 0.
     cancel: the share of the previous perturbation that is taken back, in [0, 1], dimensionless.
     law: "gaussian", "rademacher" or "uniform".
-    seed: 64-bit integer; by default the next number of this process, 0, 1, ..., so that two optimizers have
-        different noise. Every draw is keyed by (seed, step, group, parameter): it needs no saved generator, replicas
-        of a model agree without talking, and the global random state is left alone. A sharded parameter (DTensor)
-        gets its part of the noise of the whole tensor, so that the run does not depend on how the tensor is cut.
+    seed: 64-bit integer; give the run's own. By default the next number of this process, 0, 1, ...: two optimizers have
+        different noise, but a program that is started anew has the same, whatever ``torch.manual_seed`` says, and
+        replicas agree if they make their noise objects in one order. Every draw is keyed by (seed, step, group,
+        parameter): it needs no saved generator, replicas of a model agree without talking, and the global random state
+        is left alone. A sharded parameter (DTensor) gets its part of the noise of the whole tensor, so that the run does
+        not depend on how the tensor is cut.
 
     Five entries join every parameter group: ``sigma`` and ``cancel`` (change them at any time, per group),
     ``noise_law``, ``noise_seed`` and ``noise_step``. A group that has one already, from the caller or from a
@@ -98,9 +101,10 @@ class CorrelatedNoise:
     unpickled alone loses its hooks, in torch, and its first step warns of that: attach the noise to the copy.
 
     Raises TypeError for something that is no optimizer or a wrapper around one, for complex parameters, for parameters
-    whose shards cannot be told apart (FSDP1, ZeRO), and, at the step, for sparse gradients; ValueError for a bad sigma,
-    cancel, law or seed, or where the optimizer has a setting of one of these names; RuntimeError where noise is
-    attached already. All are raised before anything has changed. Warns on half-precision parameters.
+    whose shards cannot be told apart (FSDP1, ZeRO; at the step DeepSpeed, Megatron), and, at the step, for sparse
+    gradients; ValueError for a bad sigma, cancel, law or seed, or where the optimizer has a setting of one of these
+    names; RuntimeError where noise is attached already. All are raised before anything has changed. Warns on
+    half-precision parameters.
     Source: paper, equations (1) and (2).
     """
 
@@ -191,11 +195,13 @@ class CorrelatedNoise:
         For Anti-PGD this is the paper's z (equation 3), the point that its theory speaks of; for PGD z is w.
         The weights return also when the block raises. Weights that the block has written itself are the new z, and on
         leaving the noise comes on top of them. Stepping, saving or loading the optimizer inside raises RuntimeError, as
-        does entering or leaving where the optimizer has put other weights into the model (schedule-free's eval mode).
+        does entering or leaving where the optimizer has put other weights into the model (schedule-free's eval mode),
+        and where FSDP2 keeps weights that it gathered in a forward pass without a backward one: ``model.reshard()``.
         """
         self._refuse_at_z("at_z()")
         noisy = list(self._outstanding())
         guards.check_mode(self.optimizer, noisy)
+        guards.check_gathered(p for p, _, _ in noisy)
         self._away = True
         try:
             with torch.no_grad():
@@ -205,6 +211,7 @@ class CorrelatedNoise:
             torch.clear_autocast_cache()  # it holds casts of the weights at w
             yield
             guards.check_mode(self.optimizer, noisy)
+            guards.check_gathered(p for p, *_ in noisy)
         finally:
             self._away = False
             with torch.no_grad():
@@ -217,8 +224,9 @@ class CorrelatedNoise:
     def forget(self):
         """Say that the weights as they stand carry no noise: xi becomes zero, and no weight moves.
 
-        For weights that were replaced from outside: the best checkpoint that a trainer loads at the end, averages (SWA,
-        EMA) that stay in the model, ``model.load_state_dict`` without the optimizer's.
+        For weights that were replaced from outside by some without noise: averages (SWA, EMA) that were taken at z and
+        stay in the model, a model that was saved at z. Not for a checkpoint from under the noise: its weights carry the xi
+        of their own step, so load its optimizer, too.
         """
         self._refuse_at_z("forget()")
         for p, xi, _ in self._carriers.values():
@@ -232,7 +240,9 @@ class CorrelatedNoise:
         A sigma or cancel of a group's own goes with the rest: give it again before attaching anew.
         """
         self._refuse_at_z("detach()")
-        guards.check_mode(self.optimizer, list(self._outstanding()))
+        noisy = list(self._outstanding())
+        guards.check_mode(self.optimizer, noisy)
+        guards.check_gathered(p for p, _, _ in noisy)
         for p, xi, cancel in self._outstanding():
             p.sub_(xi * cancel)
         for hook in self._hooks:
@@ -275,6 +285,8 @@ class CorrelatedNoise:
         """Fill our entries into groups that lack them, and check what somebody may have set or added."""
         entries = [checked({**self._entries, **group}) for group in self.optimizer.param_groups]
         new = [p for group in self.optimizer.param_groups for p in group["params"] if id(p) not in self._seen]
+        if new:
+            guards.check_holders(self.optimizer)
         for p in new:
             guards.check_parameter(p)
         for group, its_entries in zip(self.optimizer.param_groups, entries):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 
-from antipgd.curvature import call, evaluating, move, returning, weights_of
+from antipgd.curvature import call, check_whole, evaluating, move, returning, weights_of
 from antipgd.noise import check_law, draw, keyed_seed
 
 
@@ -33,8 +33,8 @@ def sigma_for(model, loss, batches, *, rise, law="gaussian", draws=8, seed=0, we
     come back as they were. Call it inside ``noise.at_z()`` where the weights carry noise. rise: the wished rise of the
     loss, > 0, in the units of the loss. law: the noise's law. draws: pairs of noises, at least 2.
 
-    Raises ValueError for a rise that is not a positive number or fewer than two draws, and RuntimeError where there is no
-    such sigma: where noise lowers the loss (the weights are not near a minimum), or where no noise raises it that far.
+    Raises ValueError for a rise that is not a positive number, fewer than two draws or sharded weights, and RuntimeError
+    where there is no such sigma: where noise lowers the loss (the weights are not near a minimum), or where no noise raises it that far.
     """
     check_law(law)
     if not (math.isfinite(rise) and rise > 0) or draws < 2:
@@ -42,6 +42,7 @@ def sigma_for(model, loss, batches, *, rise, law="gaussian", draws=8, seed=0, we
     batches = list(batches)
     weights = weights_of(batches, weight)
     parameters = [p for p in model.parameters() if p.requires_grad]
+    check_whole(parameters)
     with evaluating(model), torch.no_grad(), returning(parameters) as start:
 
         def mean_loss():
@@ -104,8 +105,9 @@ class NoiseSchedule:
 
     optimizer: one that carries noise. factor(step, group): by what the group's own value is multiplied from this step on,
     step = 0 at the start. 0 from step N on stops the noise, and step N lands on z; ``group["lr"] / group["initial_lr"]``
-    ties it to a scheduler's learning rate. entry: "sigma", or "cancel" for the dial from PGD (0) to Anti-PGD (1).
-    Its ``state_dict`` goes into a checkpoint beside the optimizer's.
+    ties it to a scheduler's learning rate (make the scheduler first). entry: "sigma", or "cancel" for the dial from PGD (0) to Anti-PGD (1).
+    Its ``state_dict`` goes into a checkpoint beside the optimizer's, and is loaded after it: a new schedule takes the
+    groups' present values for their own.
 
     Raises ValueError for an optimizer without noise and for another entry.
     """

@@ -1,11 +1,14 @@
 """antipgd.noise: against the rule written by hand, and against what happens around an optimizer in real training."""
 
 import copy
+import functools
 import inspect
 import io
 import itertools
 import pickle
 import random
+import sys
+import types
 import warnings
 
 import numpy as np
@@ -917,6 +920,51 @@ def test_complex_and_partial_parameters_that_come_later_change_nothing(make, one
     with pytest.raises(TypeError, match=message):
         optimizer.step()
     assert same(snapshot(optimizer), before)
+
+
+class FlatteningOptimizer:
+    """Does to an optimizer what DeepSpeed's ZeRO does: it gets one flat piece in place of its parameters, afterwards."""
+
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+        for group in optimizer.param_groups:
+            flat = nn.Parameter(torch.cat([p.detach().flatten() for p in group["params"]]))
+            flat.grad = torch.zeros_like(flat)
+            group["params"] = [flat]
+
+
+@pytest.mark.parametrize("package", ["deepspeed.runtime.zero.stage_1_and_2", "megatron.core.optimizer"])
+def test_flat_pieces_in_place_of_the_parameters_are_refused_at_the_step(package, monkeypatch):
+    monkeypatch.setattr(FlatteningOptimizer, "__module__", package)
+    monkeypatch.setitem(sys.modules, package.partition(".")[0], types.ModuleType("flattening"))
+    optimizer = SGD([resting(), resting()], lr=0.1)
+    AntiPGD(optimizer, 0.1)
+    optimizer.step()
+    wrapper = FlatteningOptimizer(optimizer)
+    before = snapshot(optimizer)
+    with pytest.raises(TypeError, match="inside a FlatteningOptimizer of (deepspeed|megatron).*fully_shard"):
+        wrapper.optimizer.step()
+    assert same(snapshot(optimizer), before)
+    flattened = FlatteningOptimizer(SGD([resting()], lr=0.1))
+    with pytest.raises(TypeError, match="inside a FlatteningOptimizer"):
+        AntiPGD(flattened.optimizer, 0.1)
+
+
+def test_a_compiled_step_gets_its_noise():
+    plain, compiled = network(), network()
+    for model, wrap in ((plain, lambda function: function), (compiled, functools.partial(torch.compile, backend="eager"))):
+        optimizer = SGD(model.parameters(), lr=0.1, momentum=0.9)
+        noise = AntiPGD(optimizer, 0.1)
+        step = wrap(optimizer.step)
+        for n in range(4):
+            optimizer.zero_grad()
+            model(torch.full((2, 5), n / 4)).square().mean().backward()
+            step()
+        assert optimizer.param_groups[0]["noise_step"] == 4
+    with noise.at_z():
+        z = weights(compiled)
+    assert all(map(torch.equal, weights(plain), weights(compiled)))
+    assert not any(map(torch.equal, z, weights(compiled)))
 
 
 def test_draw_refuses_an_unknown_law():

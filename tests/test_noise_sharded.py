@@ -17,7 +17,9 @@ from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.optim import SGD, AdamW
 
+from antipgd.curvature import expected_sharpness, hessian_trace
 from antipgd.noise import AntiPGD
+from antipgd.strength import sigma_for
 
 pytestmark = pytest.mark.filterwarnings("error")
 STEPS, RANKS, EVEN = 4, (2, 4), 8  # torch's tensor parallel layers need an even cut
@@ -87,6 +89,42 @@ def hsdp(rank, ranks, folder):
     return everything(model, optimizer, noise)
 
 
+def gathered(rank, ranks, folder):
+    """What is evaluated, and what said, where the outermost module keeps the weights that it gathered to be evaluated."""
+    model = fully_shard(nn.Linear(5, 3).double(), mesh=init_device_mesh("cpu", (ranks,)))
+    optimizer, noise = optimizer_with_noise(model, SGD)
+    train(model, optimizer, range(STEPS), rank, ranks)
+    x = torch.ones(2, 5, dtype=torch.float64)
+
+    def evaluated():
+        with torch.no_grad():
+            return model(x)
+
+    seen, said = {"w": evaluated()}, []
+    for inside in (False, True):  # gathered before the block begins, and in it
+        if inside:
+            model.reshard()
+        try:
+            with noise.at_z():
+                seen["z"] = evaluated()
+        except RuntimeError as error:
+            said.append(str(error))
+    model.reshard()
+    seen["w again"] = evaluated()
+    try:
+        noise.detach()
+    except RuntimeError as error:
+        said.append(str(error))
+    model.reshard()
+    batches = [(x, torch.zeros(2, 3, dtype=torch.float64))]
+    for measure, more in ((hessian_trace, {}), (expected_sharpness, {"sigma": 0.1}), (sigma_for, {"rise": 0.1})):
+        try:
+            measure(model, nn.functional.mse_loss, batches, **more)
+        except ValueError as error:
+            said.append(str(error))
+    return {**seen, "said": said, "everything": everything(model, optimizer, noise), "x": x}
+
+
 def tensor_parallel(rank, ranks, folder):
     plan = {"0": ColwiseParallel(), "2": RowwiseParallel()}
     model = parallelize_module(network(EVEN), init_device_mesh("cpu", (ranks,)), plan)
@@ -129,6 +167,7 @@ def process(rank, ranks, folder):
     else:
         results["tensor parallel"] = tensor_parallel(rank, ranks, folder)
         results["refused"] = refused(rank, ranks, folder)
+        results["gathered"] = gathered(rank, ranks, folder)
     torch.save(results, f"{folder}/{ranks}-{rank}.pt")
     dist.destroy_process_group()
 
@@ -205,3 +244,17 @@ def test_shards_that_do_not_know_their_place_are_refused(runs, name, message):
     for rank in range(2):
         said, untouched = runs[2, rank]["refused"][name]
         assert said and re.search(message, said) and untouched
+
+
+def test_weights_that_fsdp2_has_gathered_are_not_left_behind(runs):
+    """A loss at z behind one at w is the loss at z, or it is refused before or after the block; the weights are back."""
+    for rank in range(2):
+        found = runs[2, rank]["gathered"]
+        w, z = (found["x"] @ weight.T + bias for weight, bias in (found["everything"]["w"], found["everything"]["z"]))
+        torch.testing.assert_close([found["w"], found["z"], found["w again"]], [w, z, w])
+        assert not torch.allclose(w, z)
+        assert len(found["said"]) == 6 and all("model.reshard()" in words for words in found["said"][:3])
+
+
+def test_what_is_measured_around_the_weights_refuses_shards(runs):
+    assert all("The model is sharded" in words for words in runs[2, 0]["gathered"]["said"][3:])
