@@ -395,17 +395,19 @@ def test_hf_evaluates_at_z_from_a_callback(tmp_path):
 
 @quietly
 @cell("HF Trainer", "load_best_model_at_end", "documented")
-def test_best_model_at_the_end_carries_no_noise_after_forget(tmp_path):
-    best = {"load_best_model_at_end": True, "eval_strategy": "epoch", "metric_for_best_model": "eval_loss"}
-    trainer, noise = hf_trainer(tmp_path, 2, **best)
+def test_the_best_model_at_the_end_carries_the_noise_of_its_own_step(tmp_path):
+    """Of the two epochs the first is made the best one, so that its noise is not the optimizer's."""
+    best = {"metric_for_best_model": "eval_loss", "greater_is_better": True}
+    trainer, noise = hf_trainer(tmp_path, 2, load_best_model_at_end=True, eval_strategy="epoch", **best)
     trainer.train()
-    loaded = weights(trainer.model)
+    expected, folder = reference(1), Path(trainer.state.best_model_checkpoint)
+    assert folder.name == f"checkpoint-{EPOCH}" and distance(weights(trainer.model), expected["w"]) < 1e-6
     with noise.at_z():
-        assert distance(weights(trainer.model), loaded) > 0  # the noise of the last step, which is not in these weights
-    noise.forget()
+        assert distance(weights(trainer.model), expected["z"]) > 0.01
+    noise.optimizer.load_state_dict(torch.load(folder / "optimizer.pt"))
     with noise.at_z():
-        assert same(weights(trainer.model), loaded)
-    return "call noise.forget() after it"
+        assert distance(weights(trainer.model), expected["z"]) < 1e-6
+    return "load the optimizer of the same checkpoint, too"
 
 
 # Several processes
