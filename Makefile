@@ -56,7 +56,7 @@ runtimes: $(VENV)/.ready
 	$(BIN)/python tools/runtimes.py $(NAMES)
 
 # Measures speed on one core, some minutes: the engine, the noise, its peers, the network, its curvature. Beside JAX,
-# too, where it is installed: uv pip install -e '.[bench]'
+# too, where it is installed: .venv/bin/uv pip install -e '.[bench]'
 bench: $(VENV)/.ready
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/noise.py

@@ -99,7 +99,8 @@ def summary(figure):
     """What a figure draws, in rounded numbers, one line for each of its lines, areas, images and bars.
 
     Each has its label and colour, and for every array behind it: the number of values, the first and the last, the
-    least and the greatest, their mean above the least, plain and unevenly weighted, and how many are not finite. Another array makes another text.
+    least and the greatest, their mean above the least, plain and unevenly weighted, and how many are not finite.
+    Another array makes another text.
     """
     lines = [f"figure of {len(figure.axes)} axes"]
     for number, ax in enumerate(figure.axes, start=1):

@@ -34,7 +34,8 @@ def sigma_for(model, loss, batches, *, rise, law="gaussian", draws=8, seed=0, we
     loss, > 0, in the units of the loss. law: the noise's law. draws: pairs of noises, at least 2.
 
     Raises ValueError for a rise that is not a positive number, fewer than two draws or sharded weights, and RuntimeError
-    where there is no such sigma: where noise lowers the loss (the weights are not near a minimum), or where no noise raises it that far.
+    where there is no such sigma: where noise lowers the loss (the weights are not near a minimum), or where no noise
+    raises it that far.
     """
     check_law(law)
     if not (math.isfinite(rise) and rise > 0) or draws < 2:
@@ -105,7 +106,8 @@ class NoiseSchedule:
 
     optimizer: one that carries noise. factor(step, group): by what the group's own value is multiplied from this step on,
     step = 0 at the start. 0 from step N on stops the noise, and step N lands on z; ``group["lr"] / group["initial_lr"]``
-    ties it to a scheduler's learning rate (make the scheduler first). entry: "sigma", or "cancel" for the dial from PGD (0) to Anti-PGD (1).
+    ties it to a scheduler's learning rate (make the scheduler first). entry: "sigma", or "cancel" for the dial
+    from PGD (0) to Anti-PGD (1).
     Its ``state_dict`` goes into a checkpoint beside the optimizer's, and is loaded after it: a new schedule takes the
     groups' present values for their own.
 

@@ -125,7 +125,8 @@ def settings_for(batch, width):
 def store(width, machine, found):
     """``book/results/resnet-speed.json``: seconds per pass over two batches, (batch sizes, sides)."""
     values = torch.tensor([list(best.values()) for best in found.values()], dtype=torch.float64)
-    configuration = {"width": width, "sides": list(next(iter(found.values()))), "compiled": machine.compiled, "precision": machine.precision}
+    how = {"compiled": machine.compiled, "precision": machine.precision}
+    configuration = {"width": width, "sides": list(next(iter(found.values()))), **how}
     origin = results.provenance("", torch.get_num_threads(), values.sum().item())
     if machine.device == "cuda":
         origin["device"] = torch.cuda.get_device_name()

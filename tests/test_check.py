@@ -26,6 +26,11 @@ def test_a_file_of_the_module_has_all_tests_with_its_name():
     assert {"tests/test_noise.py", "tests/test_noise_sequences.py"} <= set(files) and "test_noise.py" in marks
 
 
+def test_a_chapter_has_the_tests_of_its_name():
+    files, marks = check.of_chapter("frameworks")
+    assert "tests/test_frameworks.py" in files and "test_frameworks.py" in marks
+
+
 def test_a_name_without_tests_is_refused(capsys):
     with pytest.raises(SystemExit):
         check.main(["absent"])

@@ -15,10 +15,13 @@ from project import PROJECT, ROOT
 from set_repository import address
 
 CHAPTERS = notebooks.listed()
-PAGES = {"intro", "coverage", "differences", "notation", "bibliography"}  # these teach no section of the paper, and have no exercises
+# These teach no section of the paper, and have no exercises.
+PAGES = {"intro", "coverage", "differences", "notation", "bibliography"}
 # Cells that show runs in which rounding grows until printed digits differ on another processor: trained networks, PGD
 # near the edge of stability. Their outputs are not compared, their checks are. So many of them a chapter has at most.
-ROUNDING_GROWS = {"your_optimizer": 11, "frameworks": 2, "widening_valley": 3, "linear_networks": 1, "quadratic_regression": 2, "peers": 3}
+ROUNDING_GROWS = {
+    "your_optimizer": 11, "frameworks": 2, "widening_valley": 3, "linear_networks": 1, "quadratic_regression": 2, "peers": 3
+}
 SECTIONS = ["Where it stops holding", "Exercises", "Differs from the paper", "References"]
 
 COLAB = """\

@@ -3,8 +3,8 @@
     python tools/check.py NAME ...
 
 A NAME is a chapter, book/NAME.md, or a file of the module, antipgd/NAME.py. For a chapter: it is executed again and its
-outputs compared, and the guards that look at single chapters look at this one. For a file of the module: its tests,
-tests/test_NAME*.py. What rests on it elsewhere, only `make test` sees.
+outputs compared, the guards that look at single chapters look at this one, and tests/test_NAME.py runs, if there is one.
+For a file of the module: its tests, tests/test_NAME*.py. What rests on it elsewhere, only `make test` sees.
 """
 
 import argparse
@@ -20,7 +20,9 @@ def of_chapter(name):
     """The files with the tests of a chapter, and what marks its own among them: two lists."""
     if not (BOOK / f"{name}.md").exists():
         return [], []
-    return [f"book/{name}.ipynb", *(f"tests/test_{each}.py" for each in OF_ONE_CHAPTER)], [f"{name}.ipynb", f"[{name}]"]
+    files = [f"book/{name}.ipynb", *(f"tests/test_{each}.py" for each in OF_ONE_CHAPTER)]
+    own = [file for file in [f"tests/test_{name}.py"] if (ROOT / file).exists()]
+    return files + own, [f"{name}.ipynb", f"[{name}]", *(file.removeprefix("tests/") for file in own)]
 
 
 def of_module(name):
