@@ -54,6 +54,11 @@ def table(head, rows):
     display(Shown("\n".join(lines), markdown))
 
 
+def two_digits(x):
+    """A number as text with two digits that count, and no exponent where it is read as easily without: 31,000; 0.0036."""
+    return f"{float(f'{x:.2g}'):,g}" if 1e-3 <= abs(x) < 1e6 or not x else f"{x:.2g}"
+
+
 def origin(*names, source=results):
     """Show, folded into one line, where stored results come from: their command, seeds, device, versions and date.
 

@@ -6,10 +6,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from antipgd.book import SAID, Choice, at_scale, check, choose, claim, origin, table, told
+from antipgd.book import SAID, Choice, at_scale, check, choose, claim, origin, table, told, two_digits
 from antipgd.claims import VERDICTS
 from antipgd.results import Result
 from book_markup import KINDS
+
+
+@pytest.mark.parametrize("x, text", [(31_234.0, "31,000"), (112.0, "110"), (0.00361, "0.0036"), (0.0, "0"), (-2.51, "-2.5"),
+                                     (3.2e8, "3.2e+08"), (1e-7, "1e-07"), (float("nan"), "nan"), (float("inf"), "inf")])
+def test_two_digits(x, text):
+    assert two_digits(x) == text
 
 
 def test_quick_is_the_default(monkeypatch):
