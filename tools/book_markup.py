@@ -8,6 +8,7 @@
 - A verdict becomes a card, whose head names the statement of the paper and leads to its row in the coverage table.
 - A link that has a statement's id as its title leads to that card, and not only to the section in which it stands.
 - Below the title of a chapter stands what it shows and takes.
+- In each chapter the first use of a word that the notation page explains leads to its row there.
 - A figure of several panels gets a class of style: on a phone it keeps its width, and scrolls.
 """
 
@@ -19,6 +20,7 @@ from sphinx.addnodes import pending_xref
 from sphinx.transforms import SphinxTransform
 
 import cards
+from notebooks import BOOK
 
 PLACE = re.compile(r'<a id="([\w.-]+)">')
 KINDS = {
@@ -30,7 +32,10 @@ KINDS = {
 }
 VERDICT = re.compile(r"\[([\w.-]+)\] [\w-]+: ")  # how a verdict begins in its plain text: with the statement's id
 LABEL = re.compile(r" (.+?)\. ")  # what follows the verdict in its Markdown: the statement as a reader would say it
-COVERAGE = "book/coverage"
+COVERAGE, NOTATION = "book/coverage", "book/notation"
+WORD = re.compile(r'^\| <a id="(word-[\w-]+)"></a>(.+?) \|', re.MULTILINE)  # a row of the notation page: its place, its words
+# Where a word is no link: in a heading, a link, a caption, a quotation, code or a formula, and in what a cell puts out.
+NO_LINKS = (nodes.title, nodes.reference, pending_xref, nodes.caption, nodes.block_quote, nodes.literal, nodes.math, nodes.field_list)
 PANELS = re.compile(r"figure of (?!1 )\d+ axes")  # how the summary of a figure with several begins
 
 
@@ -111,7 +116,7 @@ class Rows(SphinxTransform):
 
     def apply(self):
         for row in self.document.findall(nodes.row):
-            if row["ids"]:
+            if row["ids"] and self.env.docname == COVERAGE:
                 row["classes"].append(row[1].astext())
                 table = next(node for node in ancestors(row) if isinstance(node, nodes.table))
                 table["classes"] = ["claims"]
@@ -138,6 +143,29 @@ class Briefs(SphinxTransform):
         if lines:
             title = next(self.document.findall(nodes.title))
             title.parent.insert(1, nodes.field_list("", *lines, classes=["brief"]))
+
+
+class Words(SphinxTransform):
+    default_priority = 878
+
+    def apply(self):
+        if self.env.docname in (COVERAGE, NOTATION) or not list(cards.card(Path(self.env.docname).name)):
+            return
+        for place, words in WORD.findall((BOOK / "notation.md").read_text(encoding="utf-8")):
+            pattern = re.compile(rf"\b({'|'.join(map(re.escape, words.split(', ')))})\b", re.IGNORECASE)
+            for text in self.document.findall(nodes.Text):
+                found = pattern.search(text.astext())
+                if found and any(isinstance(node, nodes.paragraph) for node in ancestors(text)) and links_allowed(text):
+                    before, after = text.astext()[: found.start()], text.astext()[found.end() :]
+                    word = link(self.env.docname, NOTATION, place, found[0])
+                    text.parent.replace(text, [nodes.Text(before), word, nodes.Text(after)])
+                    break
+
+
+def links_allowed(text):
+    around = list(ancestors(text))
+    cited = any("references" in node["ids"] for node in around if isinstance(node, nodes.section))
+    return not cited and not any(isinstance(node, NO_LINKS) or node.get("mime_type") for node in around)
 
 
 class Panels(SphinxTransform):
@@ -177,6 +205,6 @@ def link(here, page, place, words):
 
 
 def setup(app):
-    for transform in (Places, Numbers, Kinds, Pages, Cards, Rows, Evidence, Briefs, Panels):
+    for transform in (Places, Numbers, Kinds, Pages, Cards, Rows, Evidence, Briefs, Words, Panels):
         app.add_transform(transform)
     return {"parallel_read_safe": True}
