@@ -33,6 +33,7 @@ KINDS = {
 VERDICT = re.compile(r"\[([\w.-]+)\] [\w-]+: ")  # how a verdict begins in its plain text: with the statement's id
 LABEL = re.compile(r" (.+?)\. ")  # what follows the verdict in its Markdown: the statement as a reader would say it
 COVERAGE, NOTATION = "book/coverage", "book/notation"
+PLAIN = ("coverage", "differences", "notation", "bibliography")  # pages to look things up in
 WORD = re.compile(r'^\| <a id="(word-[\w-]+)"></a>(.+?) \|', re.MULTILINE)  # a row of the notation page: its place, its words
 # Where a word is no link: in a heading, a link, a caption, a quotation, code or a formula, and in what a cell puts out.
 NO_LINKS = (nodes.title, nodes.reference, pending_xref, nodes.caption, nodes.block_quote, nodes.literal, nodes.math, nodes.field_list)
@@ -149,7 +150,8 @@ class Words(SphinxTransform):
     default_priority = 878
 
     def apply(self):
-        if self.env.docname in (COVERAGE, NOTATION) or not list(cards.card(Path(self.env.docname).name)):
+        folder, _, name = self.env.docname.partition("/")
+        if folder != "book" or name in PLAIN:
             return
         for place, words in WORD.findall((BOOK / "notation.md").read_text(encoding="utf-8")):
             pattern = re.compile(rf"\b({'|'.join(map(re.escape, words.split(', ')))})\b", re.IGNORECASE)
