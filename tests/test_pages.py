@@ -580,7 +580,7 @@ def test_the_first_use_of_a_word_leads_to_its_meaning(html, name):
     article, links = soup.select_one("article"), soup.select("article a[href*='notation.html#word-']")
     led = [urldefrag(link["href"])[1] for link in links]
     assert len(led) == len(set(led)) and bool(led) == (name not in PLAIN)
-    elsewhere = "h1, h2, h3, h4, a, blockquote, code, pre, .math, figcaption, dl.brief, .cell_output, #references"
+    elsewhere = "h1, h2, h3, h4, a, blockquote, table, code, pre, .math, figcaption, dl.brief, .cell_output, #references"
     for other in article.select(elsewhere):
         other.replace_with(" ")  # in these a word is no link
     rest = " ".join(part.get_text() for part in article.select("p"))

@@ -35,8 +35,9 @@ LABEL = re.compile(r" (.+?)\. ")  # what follows the verdict in its Markdown: th
 COVERAGE, NOTATION = "book/coverage", "book/notation"
 PLAIN = ("coverage", "differences", "notation", "bibliography")  # pages to look things up in
 WORD = re.compile(r'^\| <a id="(word-[\w-]+)"></a>(.+?) \|', re.MULTILINE)  # a row of the notation page: its place, its words
-# Where a word is no link: in a heading, a link, a caption, a quotation, code or a formula, and in what a cell puts out.
-NO_LINKS = (nodes.title, nodes.reference, pending_xref, nodes.caption, nodes.block_quote, nodes.literal, nodes.math, nodes.field_list)
+# Where a word is no link: in a heading, a link, a caption, a quotation, a table, code or a formula, and in what a cell puts out.
+NO_LINKS = (nodes.title, nodes.reference, pending_xref, nodes.caption, nodes.block_quote, nodes.table, nodes.literal, nodes.math)
+NO_LINKS += (nodes.field_list,)
 PANELS = re.compile(r"figure of (?!1 )\d+ axes")  # how the summary of a figure with several begins
 
 
@@ -151,7 +152,7 @@ class Words(SphinxTransform):
 
     def apply(self):
         folder, _, name = self.env.docname.partition("/")
-        if folder != "book" or name in PLAIN:
+        if folder != "book" or name in PLAIN or NOTATION not in self.env.found_docs:
             return
         for place, words in WORD.findall((BOOK / "notation.md").read_text(encoding="utf-8")):
             pattern = re.compile(rf"\b({'|'.join(map(re.escape, words.split(', ')))})\b", re.IGNORECASE)

@@ -28,7 +28,9 @@ from antipgd.vision import records
 from antipgd.vision.settings import PRESETS
 from antipgd.vision.train import Machine, train
 
-noisy = replace(PRESETS["tiny"], sigma=0.03, augment=True, epochs=4, noise_start=1, noise_stop=3, eval_every=1, trace_every=4)
+few = {"train_images": 40, "large_batch": 20, "small_batch": 10, "micro_batch": 10, "eval_images": 40, "trace_images": 10}
+when = {"epochs": 4, "noise_start": 1, "noise_stop": 3, "eval_every": 2, "trace_every": 4}
+noisy = replace(PRESETS["tiny"], sigma=0.03, augment=True, **few, **when)
 kinds = [replace(noisy, method=method) for method in ("pgd", "antipgd", "antisgd")]
 kinds += [replace(noisy, **change) for change in ({"noise_on": "weights"}, {"noise_on": "scaled"}, {"law": "rademacher"})]
 kinds += [replace(noisy, method=method, sigma=0.0) for method in ("gd", "sgd")]
