@@ -11,12 +11,13 @@ import notebooks
 from antipgd import figures, results
 from antipgd.exercises import EXERCISES, LEVELS
 from antipgd.vision import records
+from book_markup import PLAIN
 from project import PROJECT, ROOT
 from set_repository import address
 
 CHAPTERS = notebooks.listed()
 # These teach no section of the paper, and have no exercises.
-PAGES = {"intro", "coverage", "differences", "notation", "bibliography"}
+PAGES = {"intro", *PLAIN}
 # Cells that show runs in which rounding grows until printed digits differ on another processor: trained networks, PGD
 # near the edge of stability. Their outputs are not compared, their checks are. So many of them a chapter has at most.
 ROUNDING_GROWS = {

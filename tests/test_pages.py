@@ -17,7 +17,7 @@ from pypdf import PdfReader
 import cards
 import pdf
 from antipgd import claims
-from book_markup import PLAIN, WORD
+from book_markup import PLAIN, explained
 from build_book import build
 from notebooks import BOOK, listed
 from set_repository import address
@@ -584,8 +584,8 @@ def test_the_first_use_of_a_word_leads_to_its_meaning(html, name):
     for other in article.select(elsewhere):
         other.replace_with(" ")  # in these a word is no link
     rest = " ".join(part.get_text() for part in article.select("p"))
-    for place, words in WORD.findall((BOOK / "notation.md").read_text(encoding="utf-8")):
-        used = re.search(rf"\b({'|'.join(words.split(', '))})\b", rest, re.IGNORECASE)
+    for place, pattern in explained():
+        used = pattern.search(rest)
         assert place in led or name in PLAIN or not used, used[0]
 
 

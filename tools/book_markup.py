@@ -12,6 +12,7 @@
 - A figure of several panels gets a class of style: on a phone it keeps its width, and scrolls.
 """
 
+import functools
 import re
 from pathlib import Path
 
@@ -34,7 +35,7 @@ VERDICT = re.compile(r"\[([\w.-]+)\] [\w-]+: ")  # how a verdict begins in its p
 LABEL = re.compile(r" (.+?)\. ")  # what follows the verdict in its Markdown: the statement as a reader would say it
 COVERAGE, NOTATION = "book/coverage", "book/notation"
 PLAIN = ("coverage", "differences", "notation", "bibliography")  # pages to look things up in
-WORD = re.compile(r'^\| <a id="(word-[\w-]+)"></a>(.+?) \|', re.MULTILINE)  # a row of the notation page: its place, its words
+ROW_OF_WORDS = re.compile(r'^\| <a id="(word-[\w-]+)"></a>(.+?) \|', re.MULTILINE)  # on the notation page: its place, its words
 # Where a word is no link: in a heading, a link, a caption, a quotation, a table, code or a formula, and in what a cell puts out.
 NO_LINKS = (nodes.title, nodes.reference, pending_xref, nodes.caption, nodes.block_quote, nodes.table, nodes.literal, nodes.math)
 NO_LINKS += (nodes.field_list,)
@@ -154,8 +155,7 @@ class Words(SphinxTransform):
         folder, _, name = self.env.docname.partition("/")
         if folder != "book" or name in PLAIN or NOTATION not in self.env.found_docs:
             return
-        for place, words in WORD.findall((BOOK / "notation.md").read_text(encoding="utf-8")):
-            pattern = re.compile(rf"\b({'|'.join(map(re.escape, words.split(', ')))})\b", re.IGNORECASE)
+        for place, pattern in explained():
             for text in self.document.findall(nodes.Text):
                 found = pattern.search(text.astext())
                 if found and any(isinstance(node, nodes.paragraph) for node in ancestors(text)) and links_allowed(text):
@@ -163,6 +163,14 @@ class Words(SphinxTransform):
                     word = link(self.env.docname, NOTATION, place, found[0])
                     text.parent.replace(text, [nodes.Text(before), word, nodes.Text(after)])
                     break
+
+
+@functools.cache
+def explained():
+    """The words that the notation page explains: a list of (place of the row, pattern of its words)."""
+    rows = ROW_OF_WORDS.findall((BOOK / "notation.md").read_text(encoding="utf-8"))
+    patterns = ("|".join(map(re.escape, words.split(", "))) for _, words in rows)
+    return [(place, re.compile(rf"\b({pattern})\b", re.IGNORECASE)) for (place, _), pattern in zip(rows, patterns)]
 
 
 def links_allowed(text):
