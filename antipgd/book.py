@@ -74,7 +74,7 @@ def told(stored, renew):
     """Where a stored result comes from, in one line of Markdown."""
     made = stored.provenance
     changed = " with changes" if made["uncommitted changes of the module"] else ""
-    confirmed = "; the present code gives the same bits as the one that made it" if "confirmed" in made else ""
+    confirmed = "; in small runs the present code gives the same bits as the one that made it" if "confirmed" in made else ""
     images = f" on {stored.configuration['images']} (`--data`)" if "images" in stored.configuration else ""
     return ", ".join([
         f"`{renew.format(name=stored.name)}`{images}: seeds {' '.join(map(str, stored.seeds))}",

@@ -230,8 +230,15 @@ register_optimizer_step_pre_hook(warn_of_lost_hooks)
 # At z, and on loading.
 
 
-def check_mode(optimizer, noisy):
-    if noisy and any(group.get("train_mode") is False for group in optimizer.param_groups):
+def check_move(optimizer, parameters):
+    """Raise RuntimeError where these cannot go from w to z, or back, and take the model along."""
+    if parameters:
+        check_mode(optimizer)
+        check_gathered(parameters)
+
+
+def check_mode(optimizer):
+    if any(group.get("train_mode") is False for group in optimizer.param_groups):
         raise RuntimeError(
             "The optimizer is in eval mode: it has put averaged weights into the model, and the noise is in those of "
             "train mode. Evaluate these averages as they are, or call optimizer.train() before at_z() begins or ends, and "

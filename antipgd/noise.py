@@ -200,8 +200,7 @@ class CorrelatedNoise:
         """
         self._refuse_at_z("at_z()")
         noisy = list(self._outstanding())
-        guards.check_mode(self.optimizer, noisy)
-        guards.check_gathered(p for p, _, _ in noisy)
+        guards.check_move(self.optimizer, [p for p, *_ in noisy])
         self._away = True
         try:
             with torch.no_grad():
@@ -210,8 +209,7 @@ class CorrelatedNoise:
                     p.sub_(xi * cancel)
             torch.clear_autocast_cache()  # it holds casts of the weights at w
             yield
-            guards.check_mode(self.optimizer, noisy)
-            guards.check_gathered(p for p, *_ in noisy)
+            guards.check_move(self.optimizer, [p for p, *_ in noisy])
         finally:
             self._away = False
             with torch.no_grad():
@@ -241,9 +239,8 @@ class CorrelatedNoise:
         """
         self._refuse_at_z("detach()")
         noisy = list(self._outstanding())
-        guards.check_mode(self.optimizer, noisy)
-        guards.check_gathered(p for p, _, _ in noisy)
-        for p, xi, cancel in self._outstanding():
+        guards.check_move(self.optimizer, [p for p, *_ in noisy])
+        for p, xi, cancel in noisy:
             p.sub_(xi * cancel)
         for hook in self._hooks:
             hook.remove()

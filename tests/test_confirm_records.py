@@ -1,5 +1,7 @@
 """The command that says of stored records that the present code computes them: it does not where it computes something else."""
 
+from dataclasses import replace
+
 import pytest
 
 import confirm_records
@@ -24,7 +26,9 @@ def runs(tmp_path_factory):
 
 @pytest.fixture
 def stored(runs):
-    return records.load("resnet-sigma-small")
+    """A record that was not confirmed before."""
+    found = records.load("resnet-sigma-small")
+    return replace(found, provenance={key: value for key, value in found.provenance.items() if key != "confirmed"})
 
 
 def test_code_that_computes_the_same_is_confirmed(runs, stored):
@@ -33,6 +37,10 @@ def test_code_that_computes_the_same_is_confirmed(runs, stored):
     confirmed = confirm_records.confirmed(stored, before, now, "a commit")
     assert confirmed.provenance["code"] == "another" and confirmed.values is stored.values
     assert confirmed.provenance["confirmed"]["made by code"] == stored.provenance["code"]
+    again = confirm_records.confirmed(confirmed, now, {**now, "code": "a third"}, "a later commit")
+    assert again.provenance["code"] == "a third"
+    told = {"made by code": stored.provenance["code"], "same bits as the code of": ["a commit", "a later commit"]}
+    assert again.provenance["confirmed"] == told
 
 
 @pytest.mark.parametrize("change", ["draws", "z"])

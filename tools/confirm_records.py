@@ -6,6 +6,7 @@ To make them anew takes hours. So, where the code changed and its results did no
 the code of the commit and with the present one, and compares all weights and all that was measured, bit for bit.
 """
 
+import argparse
 import io
 import json
 import subprocess
@@ -17,8 +18,8 @@ from pathlib import Path
 
 from antipgd import results
 from antipgd.vision import records
+from notebooks import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 # Each method, and each place and law of the noise, with its start and its end, at all places that are looked at.
 RUNS = """
 import hashlib, json, sys, tempfile
@@ -58,8 +59,9 @@ def confirmed(stored, before, now, commit):
     different = [kind for kind, run in before["runs"].items() if now["runs"].get(kind) != run]
     if different:
         raise results.ResultError(f"The present code computes something else than that of {commit}, in {different[0]}.")
-    by = {"made by code": before["code"], "gives the same bits as the code of": commit}
-    return replace(stored, provenance={**stored.provenance, "code": now["code"], "confirmed": by})
+    earlier = stored.provenance.get("confirmed", {"made by code": before["code"], "same bits as the code of": []})
+    confirmed = {**earlier, "same bits as the code of": [*earlier["same bits as the code of"], commit]}
+    return replace(stored, provenance={**stored.provenance, "code": now["code"], "confirmed": confirmed})
 
 
 def at(commit, folder):
@@ -70,15 +72,25 @@ def at(commit, folder):
     return folder
 
 
-def main(commit):
-    names = [name for name in records.RECORDS if (results.FOLDER / f"{name}.json").exists()]
-    stale = [name for name in names if records.load(name).provenance["code"] != records.code()]
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("commit", help="before the code changed")
+    commit = results.git("rev-parse", "--verify", "--quiet", f"{parser.parse_args().commit}^{{commit}}")
+    if not commit:
+        parser.error("there is no such commit here: git log tells them")
+    stored = [records.load(name) for name in records.RECORDS if (results.FOLDER / f"{name}.json").exists()]
+    stale = [record for record in stored if record.provenance["code"] != records.code()]
+    if not stale:
+        sys.exit("Nothing to do: all stored records are the present code's.")
     with tempfile.TemporaryDirectory() as folder:
         before, now = runs(at(commit, Path(folder))), runs(ROOT)
-    commit = subprocess.run(["git", "rev-parse", commit], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
-    for name in stale:
-        print(results.save(confirmed(records.load(name), before, now, commit)))
+    try:
+        renewed = [confirmed(record, before, now, commit) for record in stale]  # all, or none
+    except results.ResultError as error:
+        sys.exit(str(error))
+    for record in renewed:
+        print(results.save(record))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()
