@@ -68,11 +68,21 @@ def sweep(function, configurations, folder, *, executor=None, workers=None):
 
 
 def collect(executor, function, missing, total):
-    """Run what is missing, and store each result when it comes: a dictionary from paths to contents."""
-    found, failures = {}, {}
+    """Run what is missing, and store each result when it comes: a dictionary from paths to contents.
+
+    Dask holds the death of a worker against all jobs that the worker had, and gives up a job after a few deaths
+    (``KilledWorker``), be it the one that kills or one that only stood beside it. Those are tried once more at the end,
+    one at a time: what dies alone is to blame.
+    """
+    found, failures, suspects, alone = {}, {}, [], set()
     futures = {path: executor.submit(function, configuration) for path, configuration in missing.items()}
     with tqdm(total=total, initial=total - len(missing), unit="job", desc="sweep") as bar:
-        while futures:
+        while futures or suspects:
+            if not futures:
+                path = suspects.pop(0)
+                alone.add(path)
+                del failures[path]
+                futures[path] = executor.submit(function, missing[path])
             for path in [path for path, future in futures.items() if future.done()]:
                 try:
                     content = {"configuration": described(missing[path]), "result": futures.pop(path).result()}
@@ -83,6 +93,9 @@ def collect(executor, function, missing, total):
                     # Without its traceback, whose frames hold the future: Dask keeps a failed job as long as
                     # anybody does, and hands it out again to the next call. The worker's own is the error's cause.
                     failures[path] = error.with_traceback(None)
+                    if type(error).__name__ == "KilledWorker" and path not in alone:
+                        suspects.append(path)
+                        continue
                 else:
                     found[path] = keep(path, content, futures)
                 bar.update()

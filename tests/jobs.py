@@ -29,6 +29,15 @@ def fatal_for_three(configuration):
     return result
 
 
+def fatal_for_three_among_slow_ones(configuration):
+    """As ``fatal_for_three``, when the others that began with it are still at work."""
+    if configuration["x"] != 3:
+        time.sleep(1)
+        return square(configuration)
+    time.sleep(0.2)
+    return fatal_for_three(configuration)
+
+
 def fails(configuration):
     """What can go wrong in a job, by x."""
     match configuration["x"]:

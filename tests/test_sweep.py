@@ -318,6 +318,16 @@ def test_dask_gives_up_a_job_that_kills_its_workers_and_the_rest_goes_on(tmp_pat
     assert sweep(jobs.fatal_for_three, configurations(log), folder, executor=dask) == [0, 1, 4, 9, 16, 25]
 
 
+def test_dask_blames_only_the_job_that_kills_and_not_those_beside_it(tmp_path, log):
+    """All six jobs lie on the one worker whenever it dies, so that Dask gives up all that have not ended."""
+    settings = {"n_workers": 1, "threads_per_worker": 6, "dashboard_address": ":0", "local_directory": str(tmp_path)}
+    with LocalCluster(**settings) as cluster, Client(cluster) as client:
+        with pytest.raises(SweepError, match="1 of 6 configurations have no result") as failed:
+            sweep(jobs.fatal_for_three_among_slow_ones, configurations(log), tmp_path / "sweep", executor=client)
+    assert "'x': 3" in str(failed.value) and "KilledWorker" in str(failed.value)
+    assert whole(tmp_path / "sweep") == [0, 1, 4, 16, 25]
+
+
 def test_dask_without_nannies_goes_on_with_the_workers_that_are_left(tmp_path, log):
     folder, killed = tmp_path / "sweep", []
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
