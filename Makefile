@@ -10,6 +10,8 @@ MODULE_TESTS := $(wildcard tests/test_noise*.py tests/test_theory_*.py) $(addpre
 ifneq ($(filter C.UTF-8 C.utf8,$(shell locale -a)),)
 export LC_ALL := C.UTF-8
 endif
+# A shell may forbid Python to keep what it compiled: each of the many processes would compile all of torch anew.
+unexport PYTHONDONTWRITEBYTECODE
 FIRST_PAGE := _build/html/index.html
 SOURCES := _config.yml _toc.yml $(wildcard book/*.md book/*.ipynb book/results/runtimes.json _static/*) $(wildcard tools/*.py) redirects.yml
 

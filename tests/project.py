@@ -33,3 +33,15 @@ def pytest_in(folder, *arguments, **variables):
     command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "-p", "no:cacheprovider", *map(str, arguments)]
     run = subprocess.run(command, cwd=folder, env={**shell, **variables}, check=False, stdout=subprocess.PIPE, text=True)
     return run.stdout
+
+
+def in_processes(number, function, *arguments):
+    """Call ``function(rank, *arguments)`` in as many processes at once. Raises what one of them raises.
+
+    One process imports torch, and the others are forks of it: spawned, each would take seconds to begin.
+    """
+    import torch.multiprocessing  # here, as most that needs this file does without torch
+
+    forks = torch.multiprocessing.get_context("forkserver")
+    forks.set_forkserver_preload(["torch.distributed.fsdp", "torch.distributed.checkpoint", "antipgd"])
+    torch.multiprocessing.start_processes(function, arguments, number, start_method="forkserver")

@@ -1,4 +1,4 @@
-"""The tests of the chapters at work: in a small book of chapters with one fault each, each fault is found, by its test.
+"""The tests of the chapters at work: in a small book of chapters with faults, each fault is found, by its test.
 
 The chapters are the skeleton of a new one with its words filled in, which has none. Other faults are tried where their
 tests are: stored results that are stale in test_experiments.py, links within the built pages in test_execution.py,
@@ -21,19 +21,24 @@ from project import copy_tree, pytest_in
 CHECK = "Anti-PGD ends where the trace is lower"
 WORDS = "The argument."
 EXERCISE = "test_its_exercises_have_a_level_a_hint_a_cell_for_the_answer_and_a_solution_that_is_right"
-# For each fault: the change of the text, the change of the stored outputs, and the test that finds it.
-FAULTS = {
-    "changed_result": (None, (f"holds: {CHECK}", "holds: Anti-PGD ends where the trace is higher"), "Cell 4"),
-    "changed_array": (None, ("(51) 0.00000 to 500.000", "(51) 0.00000 to 501.000"), "Cell 3"),
-    "wrong_solution": (("runs.z) >= 0", "runs.z) <= 0"), None, "Cell 9"),
-    "wrong_answer": (("sigma: 2 * sigma**2", "sigma: 3 * sigma**2"), None, "Cell 7"),
-    "no_level": (("**Standard.** ", ""), None, EXERCISE),
-    "no_hint": (("Hint</summary>\n\nA first step, or", "More</summary>\n\nA first step, or"), None, EXERCISE),
-    "no_checker": (('exercise("skeleton-3", answer)', "answer"), None, EXERCISE),
-    "typed_number": ((WORDS, "It falls to 0.1234."), None, "test_its_prose_types_no_number_that_no_cell_shows"),
-    "bad_tex": ((WORDS, r"So $\unheardof{w} = 1$."), None, "test_formulas_are_typeset"),
-    "broken_link": ((WORDS, "See [elsewhere](elsewhere.ipynb)."), None, "test_its_links_lead_to_chapters_and_equations"),
-    "unfilled": ((WORDS, "‹Words.›"), None, "test_no_words_are_left_to_be_filled_in"),
+# Faults that a cell shows when it is executed again, all in one chapter: the change, and the cell.
+IN_OUTPUTS = {
+    "changed array": (("(51) 0.00000 to 500.000", "(51) 0.00000 to 501.000"), "Cell 3"),
+    "changed result": ((f"holds: {CHECK}", "holds: Anti-PGD ends where the trace is higher"), "Cell 4"),
+}
+IN_CODE = {
+    "wrong answer": (("sigma: 2 * sigma**2", "sigma: 3 * sigma**2"), "Cell 7"),
+    "wrong solution": (("runs.z) >= 0", "runs.z) <= 0"), "Cell 9"),
+}
+# Faults of the text, a chapter each: the change, and the test that finds it.
+IN_TEXT = {
+    "no_level": (("**Standard.** ", ""), EXERCISE),
+    "no_hint": (("Hint</summary>\n\nA first step, or", "More</summary>\n\nA first step, or"), EXERCISE),
+    "no_checker": (('exercise("skeleton-3", answer)', "answer"), EXERCISE),
+    "typed_number": ((WORDS, "It falls to 0.1234."), "test_its_prose_types_no_number_that_no_cell_shows"),
+    "bad_tex": ((WORDS, r"So $\unheardof{w} = 1$."), "test_formulas_are_typeset"),
+    "broken_link": ((WORDS, "See [elsewhere](elsewhere.ipynb)."), "test_its_links_lead_to_chapters_and_equations"),
+    "unfilled": ((WORDS, "‹Words.›"), "test_no_words_are_left_to_be_filled_in"),
 }
 # What is edited in the text alone, after the chapter was executed.
 EDITED = {
@@ -42,8 +47,7 @@ EDITED = {
     "edited_description": ("What can be seen,", "What is to be seen,"),
 }
 IN_SYNC = "test_the_notebook_was_made_from_the_text_as_it_is"
-# The others' cells are those of the first.
-EXECUTED = ("sound", "changed_result", "changed_array", "wrong_solution", "wrong_answer")
+CHAPTERS = ["sound", "cells", *IN_TEXT, *EDITED]
 
 
 def filled_in(name):
@@ -51,10 +55,18 @@ def filled_in(name):
     return re.sub("‹([^›]*)›", r"\1", new_chapter.text(name)).replace("(intro.ipynb)", "(sound.ipynb)")
 
 
-def changed(text, change):
-    old, new = change
-    assert old in text, old
-    return text.replace(old, new)
+def changed(text, *changes):
+    for old, new in changes:
+        assert old in text, old
+        text = text.replace(old, new)
+    return text
+
+
+def texts():
+    """The text of each chapter, when it is executed."""
+    code = [change for change, _ in IN_CODE.values()]
+    changes = {"cells": code, **{name: [change] for name, (change, _) in IN_TEXT.items()}}
+    return {name: changed(filled_in(name), *changes.get(name, ())) for name in CHAPTERS}
 
 
 def list_chapters(folder, names):
@@ -67,48 +79,53 @@ def list_chapters(folder, names):
 def found(tmp_path_factory):
     """What the tests find in the book of faults: a set of (chapter, name of the test that fails)."""
     folder = copy_tree(tmp_path_factory.mktemp("faults") / "copy")
-    names, texts = ["sound", *FAULTS, *EDITED], {}
-    for name in names:
-        texts[name] = changed(filled_in(name), FAULTS[name][0]) if FAULTS.get(name, [None])[0] else filled_in(name)
     shutil.rmtree(folder / "book")
     (folder / "book").mkdir()
-    list_chapters(folder, names)
+    list_chapters(folder, CHAPTERS)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(notebooks, "ROOT", folder)
         patch.setattr(notebooks, "BOOK", folder / "book")
-        for name in names:
-            (folder / "book" / f"{name}.md").write_text(texts[name], encoding="utf-8")
-        chapters = {name: notebooks.read(folder / "book" / f"{name}.md") for name in names}
+        for name, text in texts().items():
+            (folder / "book" / f"{name}.md").write_text(text, encoding="utf-8")
+        chapters = {name: notebooks.read(folder / "book" / f"{name}.md") for name in CHAPTERS}
         asyncio.run(notebooks.execute(chapters["sound"], folder / "book"))
         chapters["sound"].metadata = nbformat.from_dict({"kernelspec": notebooks.KERNELSPEC})
     for name, chapter in chapters.items():
         for cell, first in zip(chapter.cells, chapters["sound"].cells, strict=True):
             if cell.cell_type == "code":
                 cell.outputs, cell.execution_count = first.outputs, first.execution_count
-        text = nbformat.writes(chapter) + "\n"
-        outputs = FAULTS.get(name, (None, None))[1]
-        (folder / "book" / f"{name}.ipynb").write_text(changed(text, outputs) if outputs else text, encoding="utf-8")
+        outputs = [change for change, _ in IN_OUTPUTS.values()] if name == "cells" else []
+        text = changed(nbformat.writes(chapter) + "\n", *outputs)
+        (folder / "book" / f"{name}.ipynb").write_text(text, encoding="utf-8")
     for name, change in EDITED.items():
-        (folder / "book" / f"{name}.md").write_text(changed(texts[name], change), encoding="utf-8")
-    files = ["tests/test_notebooks.py", "tests/test_jupyter_view.py", *(f"book/{name}.ipynb" for name in EXECUTED)]
-    told = pytest_in(folder, "-rfE", *files)
+        (folder / "book" / f"{name}.md").write_text(changed(texts()[name], change), encoding="utf-8")
+    executed = ("book/sound.ipynb", "book/cells.ipynb")  # the others' cells are those of the first
+    told = pytest_in(folder, "-rfE", "tests/test_notebooks.py", "tests/test_jupyter_view.py", *executed)
     failed = re.findall(r"^(?:FAILED|ERROR) (\S+)::(Cell \d+|\w+)(?:\[(\w+)\])?", told, re.MULTILINE)
     return {(chapter or file.removeprefix("book/").removesuffix(".ipynb"), test) for file, test, chapter in failed}
 
 
-@pytest.mark.parametrize("name", FAULTS)
-def test_a_fault_is_found_by_its_test_and_by_no_other(found, name):
-    assert {test for chapter, test in found if chapter == name} == {FAULTS[name][2]}
+def failing(found, name):
+    return {test for chapter, test in found if chapter == name}
+
+
+def test_a_cell_that_does_something_else_is_found_and_no_other(found):
+    assert failing(found, "cells") == {cell for _, cell in [*IN_OUTPUTS.values(), *IN_CODE.values()]}
+
+
+@pytest.mark.parametrize("name", IN_TEXT)
+def test_a_fault_of_the_text_is_found_by_its_test_and_by_no_other(found, name):
+    assert failing(found, name) == {IN_TEXT[name][1]}
 
 
 @pytest.mark.parametrize("name", EDITED)
 def test_what_is_edited_in_the_text_alone_is_found(found, name):
-    assert {test for chapter, test in found if chapter == name} == {IN_SYNC}
+    assert failing(found, name) == {IN_SYNC}
 
 
 def test_a_new_chapter_with_its_words_filled_in_has_no_fault(found):
-    assert {test for chapter, test in found if chapter == "sound"} == set()
-    assert {chapter for chapter, _ in found} == {*FAULTS, *EDITED}
+    assert failing(found, "sound") == set()
+    assert {chapter for chapter, _ in found} == set(CHAPTERS) - {"sound"}
 
 
 def test_a_new_chapter_is_written_and_listed(working_copy):

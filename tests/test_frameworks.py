@@ -21,7 +21,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.device_mesh import init_device_mesh
@@ -33,6 +32,7 @@ from torch.utils.data import DataLoader, Dataset, SequentialSampler
 
 from antipgd.noise import AntiPGD
 from antipgd.strength import NoiseSchedule
+from project import in_processes
 
 ROOT = Path(__file__).resolve().parents[1]
 STORED = ROOT / "book" / "results" / "frameworks.json"
@@ -450,7 +450,7 @@ def whole(model):
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
-    mp.spawn(process, args=(2, str(folder)), nprocs=2)
+    in_processes(2, process, 2, str(folder))
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 

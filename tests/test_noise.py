@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 from torch.distributed.device_mesh import init_device_mesh
@@ -25,6 +24,7 @@ from torch.optim import SGD, Adagrad, Adam, AdamW
 from antipgd import noise as noise_module
 from antipgd.guards import ENTRIES
 from antipgd.noise import LAWS, PGD, AntiPGD, CorrelatedNoise, draw, keyed_seed
+from project import in_processes
 
 @pytest.fixture(autouse=True)
 def no_seed_is_seed_zero(monkeypatch):
@@ -776,7 +776,7 @@ def replica(rank, folder):
 
 
 def test_replicas_that_are_seeded_differently_stay_identical(tmp_path):
-    mp.spawn(replica, args=(str(tmp_path),), nprocs=2)
+    in_processes(2, replica, str(tmp_path))
     (w0, xi0, random0), (w1, xi1, random1) = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert not torch.equal(random0, random1)
     assert all(x.any() for x in xi0)

@@ -8,7 +8,6 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-import torch.multiprocessing as mp
 from torch import nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.device_mesh import init_device_mesh
@@ -20,6 +19,7 @@ from torch.optim import SGD, AdamW
 from antipgd.curvature import expected_sharpness, hessian_trace
 from antipgd.noise import AntiPGD
 from antipgd.strength import sigma_for
+from project import in_processes
 
 pytestmark = pytest.mark.filterwarnings("error")
 STEPS, RANKS, EVEN = 4, (2, 4), 8  # torch's tensor parallel layers need an even cut
@@ -181,7 +181,7 @@ def folder(tmp_path_factory):
 def runs(folder):
     """What each process of two and of four has seen: {(number of processes, rank): results}."""
     for ranks in RANKS:
-        mp.spawn(process, args=(ranks, str(folder)), nprocs=ranks)
+        in_processes(ranks, process, ranks, str(folder))
     return {(n, rank): torch.load(folder / f"{n}-{rank}.pt") for n in RANKS for rank in range(n)}
 
 

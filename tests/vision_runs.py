@@ -241,5 +241,6 @@ def ranks(folder):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(False)  # its first call imports the compiler, for seconds: here, once for all forks
     data.synthetic = lambda: IMAGES
     {"kills": kills, "ranks": ranks}[sys.argv[1]](Path(sys.argv[2]))
