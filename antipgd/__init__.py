@@ -5,8 +5,8 @@
 
 Where to find what: ``noise`` is the method, ``guards`` what may carry it, ``strength`` how strong it is, ``curvature`` the
 traces. ``landscapes`` and ``dynamics`` are the toy losses and their runs, ``theory`` and ``pacbayes`` the formulas.
-``experiments``, ``sweep`` and ``results`` make and store long runs, ``vision`` is the ResNet18. ``book``, ``claims``,
-``exercises``, ``figures`` and ``playground`` serve the chapters.
+``experiments``, ``sweep`` and ``results`` make and store long runs, ``vision/`` is the ResNet18, and ``book/`` serves the
+chapters alone.
 """
 
 from antipgd.curvature import expected_sharpness, hessian_trace

@@ -12,7 +12,7 @@ import pytest
 from myst_parser.mdit_to_docutils.base import default_slugify
 
 import notebooks
-from antipgd import claims
+from antipgd.book import claims
 
 BOOK = Path(__file__).resolve().parents[1] / "book"
 FIELDS = ["id", "kind", "chapter", "cell", "criterion", "uses", "paper", "verdict", "reason", "finding"]

@@ -72,7 +72,7 @@ def test_nbval_compares_by_this_rule(project):
 
 FIGURE = """\
 import matplotlib.pyplot as plt
-from antipgd import figures
+from antipgd.book import figures
 figures.use_style()
 plt.plot([0, 1, 2, 3], VALUES)
 plt.show()"""

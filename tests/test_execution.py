@@ -254,7 +254,7 @@ def test_an_equation_of_a_chapter_that_is_not_listed_is_refused_with_the_reason(
 
 
 def test_what_the_cells_found_is_written_for_the_table(book, capsys):
-    cell = "from antipgd.book import claim\nclaim('eq-1', 'It is $x$.', printed=True)"
+    cell = "from antipgd.book.chapter import claim\nclaim('eq-1', 'It is $x$.', printed=True)"
     (book / "small.md").write_text(HEADER + f"\n# Small\n\n```{{code-cell}} ipython3\n{cell}\n```\n")
     assert notebooks.main(["small"]) == 0
     written = json.loads((book / "findings.json").read_text())

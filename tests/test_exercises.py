@@ -13,7 +13,7 @@ import sympy
 import torch
 
 import notebooks
-from antipgd.exercises import CHAPTERS, EXERCISES, LEVELS, exercise, numbers
+from antipgd.book.exercises import CHAPTERS, EXERCISES, LEVELS, exercise, numbers
 from test_notebooks import PAGES
 
 NUMBER = re.compile(r"\d+\.?\d*(?:e-?\d+)?")

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from antipgd import dynamics
 from antipgd.dynamics import Interval
-from antipgd.figures import METHODS, SERIES, THEORY, band, method_style, series, summary, use_style
+from antipgd.book.figures import METHODS, SERIES, THEORY, band, method_style, series, summary, use_style
 
 # Whatever in dynamics.py makes a Method from a learning rate and one more number.
 CONSTRUCTORS = [

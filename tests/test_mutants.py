@@ -3,9 +3,9 @@
 import nbformat
 import pytest
 
-import antipgd.book
+import antipgd.book.chapter
 import mutants
-from antipgd import claims
+from antipgd.book import claims
 from project import ROOT
 
 SAMPLE = ("label_noise", "intro")  # quick ones; `make mutants` tries all
@@ -35,7 +35,7 @@ def test_checks_notice_when_their_sentence_is_false(name):
 
 CELLS = [
     "## Setting",
-    "from antipgd.book import check, claim\nfrom antipgd.theory import pgd_drift\nslope, noise = 2.0, 1.0",
+    "from antipgd.book.chapter import check, claim\nfrom antipgd.theory import pgd_drift\nslope, noise = 2.0, 1.0",
     "## Claims",
     "check('the slope is two', slope == 2)",
     "claim('eq-1', 'found', printed=pgd_drift(3, noise) > 1.6)",
@@ -55,7 +55,7 @@ def small(tmp_path, monkeypatch):
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "small.ipynb")
 
     for name in ("check", "claim"):  # which the trial replaces, until the end of this test
-        monkeypatch.setattr(antipgd.book, name, getattr(antipgd.book, name))
+        monkeypatch.setattr(antipgd.book.chapter, name, getattr(antipgd.book.chapter, name))
 
     def trial(claim, old, new, file=None):
         chapter, mutant = mutants.Chapter("small", tmp_path), mutants.Mutant(claim, file, old, new)

@@ -8,8 +8,9 @@ import pytest
 from matplotlib.colors import to_hex
 
 import notebooks
-from antipgd import figures, results
-from antipgd.exercises import EXERCISES, LEVELS
+from antipgd import results
+from antipgd.book import figures
+from antipgd.book.exercises import EXERCISES, LEVELS
 from antipgd.vision import records
 from book_markup import PLAIN
 from project import PROJECT, ROOT

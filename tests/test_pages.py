@@ -16,7 +16,7 @@ from pypdf import PdfReader
 
 import cards
 import pdf
-from antipgd import claims
+from antipgd.book import claims
 from book_markup import PLAIN, explained
 from build_book import build
 from notebooks import BOOK, listed

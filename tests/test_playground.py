@@ -13,11 +13,12 @@ import torch
 import traitlets
 from notebooks import BOOK
 
-from antipgd import playground, theory
+from antipgd import theory
+from antipgd.book import playground
 from antipgd.dynamics import BLOCK, Method, Stepper, run
 from antipgd.landscapes import Landscape, WideningValley
 from antipgd.noise import LAWS
-from antipgd.playground import CURVATURES, Setting
+from antipgd.book.playground import CURVATURES, Setting
 
 SMALL, LARGE = 390, 1280
 NUMERICS = "simulate, draws, valley, quadratic, landscapeOf, CURVATURES, compute, inWords, told, plainModel"

@@ -5,7 +5,8 @@ import pytest
 from sources import imported, modules, place, places
 
 CODE = """
-from antipgd import AntiPGD, figures
+from antipgd import AntiPGD
+from antipgd.book import figures
 from antipgd.dynamics import run as go, gd
 noise = AntiPGD(optimizer, sigma=0.1)
 runs = gd(0.1)

@@ -2,7 +2,7 @@
 
     python tools/check.py NAME ...
 
-A NAME is a chapter, book/NAME.md, or a file of the module, antipgd/NAME.py. For a chapter: it is executed again and its
+A NAME is a chapter, book/NAME.md, or a file of the module, antipgd/NAME.py, or a folder of it. For a chapter: it is executed again and its
 outputs compared, the guards that look at single chapters look at this one, and tests/test_NAME.py runs, if there is one.
 For a file of the module: its tests, tests/test_NAME*.py. What rests on it elsewhere, only `make test` sees.
 """
@@ -27,7 +27,8 @@ def of_chapter(name):
 
 def of_module(name):
     """The files with the tests of a file of the module, and what marks its own among them: two lists."""
-    if not ((ROOT / "antipgd" / f"{name}.py").exists() or (ROOT / "antipgd" / name / "__init__.py").exists()):
+    module = ROOT / "antipgd"
+    if not any(path.exists() for path in (module / f"{name}.py", module / "book" / f"{name}.py", module / name)):
         return [], []
     files = sorted(path.name for path in (ROOT / "tests").glob(f"test_{name}*.py"))
     return [f"tests/{file}" for file in files], files

@@ -88,7 +88,7 @@ class Chapter:
 
 def listen(heard):
     """Put in place of check and claim two that write down what they would say, and go on."""
-    import antipgd.book as book
+    import antipgd.book.chapter as book
 
     def check(statement, condition):
         heard.append(("check", statement, bool(condition)))

@@ -78,7 +78,7 @@ def in_words(setting):
 @functools.cache
 def module():
     """The text of the module of JavaScript, which an installed package carries, too."""
-    packaged, in_the_tree = (Path(__file__).parents[i] / folder / "playground.mjs" for i, folder in ((0, ""), (1, "_static")))
+    packaged, in_the_tree = (Path(__file__).parents[i] / folder / "playground.mjs" for i, folder in ((0, ""), (2, "_static")))
     return (packaged if packaged.exists() else in_the_tree).read_text(encoding="utf-8")
 
 

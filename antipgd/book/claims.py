@@ -37,7 +37,7 @@ def load():
 
 def read(name):
     """The text of a file of the book that an installed package carries, too."""
-    packaged, in_the_tree = Path(__file__).parent / name, Path(__file__).parents[1] / "book" / name
+    packaged, in_the_tree = Path(__file__).parent / name, Path(__file__).parents[2] / "book" / name
     return (packaged if packaged.exists() else in_the_tree).read_text(encoding="utf-8")
 
 

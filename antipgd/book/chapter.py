@@ -7,7 +7,7 @@ import torch
 from IPython.display import display
 
 from antipgd import results
-from antipgd.claims import label
+from antipgd.book.claims import label
 
 SCALE = "ANTIPGD_SCALE"
 

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from antipgd.book import SAID, Choice, at_scale, check, choose, claim, origin, table, told, two_digits
-from antipgd.claims import VERDICTS
+from antipgd.book.chapter import SAID, Choice, at_scale, check, choose, claim, origin, table, told, two_digits
+from antipgd.book.claims import VERDICTS
 from antipgd.results import Result
 from book_markup import KINDS
 
@@ -54,7 +54,7 @@ class Display(list):
 @pytest.fixture
 def displayed(monkeypatch):
     shown = Display()
-    monkeypatch.setattr("antipgd.book.display", shown)
+    monkeypatch.setattr("antipgd.book.chapter.display", shown)
     return shown
 
 
