@@ -2,7 +2,7 @@
 
 import pytest
 
-from bibliography import BOOK, cited, citing, faults, page, references, works
+from bibliography import BOOK, cited, citing, faults, links, page, references, works
 
 WORKS = works()
 LINE = (
@@ -25,6 +25,11 @@ def test_what_a_chapter_cites_is_in_the_file_as_it_stands_there(name):
 
 def test_every_work_of_the_file_is_cited():
     assert set(WORKS) == {work for name in citing() for line in references(name) for work in cited(line)}
+
+
+@pytest.mark.parametrize("work", WORKS.values(), ids=lambda work: work.key)
+def test_a_work_that_is_no_book_can_be_opened_by_its_number_or_its_page(work):
+    assert work.type == "book" or list(links(work))
 
 
 def test_the_page_is_what_the_file_and_the_chapters_say():
