@@ -112,11 +112,25 @@ def test_a_workflow_pins_its_actions_and_asks_for_little(path):
         assert (ROOT / tool).exists(), tool
 
 
+def told(program, *arguments):
+    """How a program of this environment ends, and what it says."""
+    command = [Path(sys.executable).with_name(program), *arguments]
+    run = subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return run.returncode, run.stdout
+
+
 def test_the_workflows_are_safe():
-    zizmor = Path(sys.executable).with_name("zizmor")
-    command = [zizmor, "--offline", "--quiet", ROOT / ".github" / "workflows"]
-    told = subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert told.returncode == 0, told.stdout
+    code, words = told("zizmor", "--offline", "--quiet", ROOT / ".github" / "workflows")
+    assert code == 0, words
+
+
+def test_github_understands_the_workflows(tmp_path):
+    schema = ["--builtin-schema", "vendor.github-workflows"]
+    code, words = told("check-jsonschema", *schema, *WORKFLOWS)
+    assert code == 0, words
+    (tmp_path / "wrong.yml").write_text(WORKFLOWS[0].read_text(encoding="utf-8").replace("steps:", "step:"), encoding="utf-8")
+    code, words = told("check-jsonschema", *schema, tmp_path / "wrong.yml")
+    assert code == 1 and "'step' was unexpected" in words
 
 
 def test_the_oldest_python_is_the_one_that_is_tested():
