@@ -436,6 +436,40 @@ def test_a_link_leads_below_the_bar(browser, html):
         assert bar["y"] + bar["height"] <= top < 300
 
 
+# Where the first formula that is typeset stands among all: 0 is the first of the page.
+WATCH = """new MutationObserver((_, watcher) => {
+    if (document.querySelector("article mjx-container")) {
+        watcher.disconnect();
+        const formulas = [...document.querySelectorAll("article .math")];
+        window.first = formulas.findIndex(box => box.querySelector("mjx-container"));
+        window.waiting = formulas.filter(box => !box.querySelector("mjx-container")).length;
+    }
+}).observe(document, { childList: true, subtree: true });"""
+
+
+def test_formulas_are_typeset_first_where_the_reader_is(browser, html):
+    """And a few at a time: on a phone all take seconds."""
+    firsts = []
+    for place in ("", "#verdict-eq-24"):
+        page = browser.new_page()
+        page.add_init_script(WATCH)
+        page.goto((html / "book" / "smoothed_loss.html").as_uri() + place)
+        page.wait_for_function("window.first !== undefined")
+        firsts.append(page.evaluate("first"))
+        assert page.evaluate("waiting") > 100
+        page.close()
+    assert firsts[0] == 0 and firsts[1] > 50
+
+
+def test_a_reader_who_has_moved_on_is_not_called_back(browser, html):
+    page = browser.new_page()
+    page.goto((html / "book" / "smoothed_loss.html").as_uri() + "#verdict-eq-24")
+    page.keyboard.press("Home")
+    page.evaluate("MathJax.startup.promise.then(() => true)")
+    assert page.evaluate("document.getElementById('verdict-eq-24').getBoundingClientRect().top") > 900
+    page.close()
+
+
 def test_it_carries_only_what_pages_load(html):
     assert not list(html.rglob("*.map"))
     assert sum(path.stat().st_size for path in (html / "_static" / "mathjax").rglob("*") if path.is_file()) < 3e6
