@@ -1,5 +1,8 @@
 """The cards of the chapters: what stands on them, and the command that measures what a chapter takes."""
 
+import subprocess
+import sys
+
 import pytest
 
 import cards
@@ -54,7 +57,17 @@ def greedy(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_what_a_chapter_takes_is_measured_with_the_processes_it_starts_and_stands_on_its_card(greedy):
+@pytest.fixture
+def another():
+    """A process of this one that has nothing to do with the chapter, and is as greedy."""
+    held = "held = b'x' * 500_000_000; print('held', flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", held], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        yield
+        process.kill()
+
+
+def test_what_a_chapter_takes_is_measured_with_the_processes_it_starts_and_stands_on_its_card(greedy, another):
     runtimes.main(["greedy"])
     cost = results.read(greedy / "runtimes.json")["chapters"]["greedy"]
     assert 1 < cost["seconds"] < 10 and 500 < cost["megabytes"] < 900

@@ -23,11 +23,12 @@ PAUSE = 0.05  # seconds between two looks at the memory
 
 
 async def peak(work):
-    """The most memory, in bytes, that the processes below this one hold together until the work is done."""
-    task, most = asyncio.ensure_future(work), 0
+    """The most memory, in bytes, that the processes which begin below this one hold together until the work is done."""
+    others, most = set(psutil.Process().children(recursive=True)), 0
+    task = asyncio.ensure_future(work)
     while not task.done():
         held = 0
-        for process in psutil.Process().children(recursive=True):
+        for process in set(psutil.Process().children(recursive=True)) - others:
             with suppress(psutil.NoSuchProcess):  # it has ended since
                 held += process.memory_info().rss
         most = max(most, held)
