@@ -70,8 +70,8 @@ bench: $(VENV)/.ready
 # Runs the module's own tests with the oldest libraries that pyproject.toml admits, and with the newest that there are.
 lowest newest: $(VENV)/.ready
 	$(BIN)/uv venv --quiet --clear .venv-$@
-	$(BIN)/uv pip install --quiet --python .venv-$@ --resolution $(if $(filter lowest,$@),lowest-direct,highest) \
-	    . pytest hypothesis sympy setuptools
+	$(BIN)/uv pip install --quiet --python .venv-$@ --resolution $(if $(filter lowest,$@),lowest-direct,highest) .
+	$(BIN)/uv pip install --quiet --python .venv-$@ pytest hypothesis sympy setuptools
 	.venv-$@/bin/python -m pytest --noconftest --override-ini addopts= $(MODULE_TESTS)
 
 # Writes the tried version of everything; keeps those that still fit. Delete requirements.lock first to renew them all.
