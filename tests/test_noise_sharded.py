@@ -22,8 +22,6 @@ from antipgd.strength import sigma_for
 from project import in_processes
 
 pytestmark = pytest.mark.filterwarnings("error")
-FSDP2 = hasattr(torch.cpu.Stream, "record_event")  # before torch 2.7 it needs a GPU
-fsdp2_here = pytest.mark.skipif(not FSDP2, reason="this torch shards on GPUs alone")
 STEPS, RANKS, EVEN = 4, (2, 4), 8  # torch's tensor parallel layers need an even cut
 
 
@@ -163,12 +161,13 @@ KEPT = []
 def process(rank, ranks, folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store{ranks}", rank=rank, world_size=ranks)
-    results = {}
-    if ranks == 2:
-        results |= {"tensor parallel": tensor_parallel(rank, ranks, folder), "refused": refused(rank, ranks, folder)}
-    if FSDP2:
-        results |= {f"fsdp2 {cls.__name__}": fsdp2(rank, ranks, folder, cls) for cls in (SGD, AdamW)}
-        results |= {"hsdp": hsdp(rank, ranks, folder)} if ranks == 4 else {"gathered": gathered(rank, ranks, folder)}
+    results = {"fsdp2 SGD": fsdp2(rank, ranks, folder, SGD), "fsdp2 AdamW": fsdp2(rank, ranks, folder, AdamW)}
+    if ranks == 4:
+        results["hsdp"] = hsdp(rank, ranks, folder)
+    else:
+        results["tensor parallel"] = tensor_parallel(rank, ranks, folder)
+        results["refused"] = refused(rank, ranks, folder)
+        results["gathered"] = gathered(rank, ranks, folder)
     torch.save(results, f"{folder}/{ranks}-{rank}.pt")
     dist.destroy_process_group()
 
@@ -198,11 +197,11 @@ def alone(cls, **size):
 @pytest.mark.parametrize(
     "scenario, ranks, cls",
     [
-        pytest.param("fsdp2 SGD", 2, SGD, marks=fsdp2_here),
-        pytest.param("fsdp2 SGD", 4, SGD, marks=fsdp2_here),
-        pytest.param("fsdp2 AdamW", 2, AdamW, marks=fsdp2_here),
-        pytest.param("fsdp2 AdamW", 4, AdamW, marks=fsdp2_here),
-        pytest.param("hsdp", 4, SGD, marks=fsdp2_here),
+        ("fsdp2 SGD", 2, SGD),
+        ("fsdp2 SGD", 4, SGD),
+        ("fsdp2 AdamW", 2, AdamW),
+        ("fsdp2 AdamW", 4, AdamW),
+        ("hsdp", 4, SGD),
         ("tensor parallel", 2, SGD),
     ],
 )
@@ -216,7 +215,6 @@ def test_the_run_does_not_depend_on_how_the_weights_are_cut(runs, scenario, rank
             torch.testing.assert_close(got[name], expected[name], rtol=1e-10, atol=1e-10)
 
 
-@fsdp2_here
 @pytest.mark.parametrize("ranks", RANKS)
 @pytest.mark.parametrize("cls", [SGD, AdamW])
 def test_a_checkpoint_of_many_processes_is_read_by_one(runs, folder, ranks, cls):
@@ -248,7 +246,6 @@ def test_shards_that_do_not_know_their_place_are_refused(runs, name, message):
         assert said and re.search(message, said) and untouched
 
 
-@fsdp2_here
 def test_weights_that_fsdp2_has_gathered_are_not_left_behind(runs):
     """A loss at z behind one at w is the loss at z, or it is refused before or after the block; the weights are back."""
     for rank in range(2):
@@ -259,7 +256,6 @@ def test_weights_that_fsdp2_has_gathered_are_not_left_behind(runs):
         assert len(found["said"]) == 3 and all("model.reshard()" in words for words in found["said"])
 
 
-@fsdp2_here
 def test_what_is_measured_around_the_weights_refuses_shards(runs):
     refused = runs[2, 0]["gathered"]["refused"]
     assert len(refused) == 3 and all("The model is sharded" in words for words in refused)
