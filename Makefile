@@ -6,6 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 MODULE_TESTS := $(wildcard tests/test_noise*.py tests/test_theory_*.py) $(addprefix tests/test_, guards.py \
     curvature.py strength.py landscapes.py dynamics.py pacbayes.py)
+CHAPTERS_NEED := ipykernel nbconvert scikit-learn accelerate transformers lightning pytorch-optimizer
 # In any locale: Python reads the path of this folder, which may not be ASCII, in the encoding of the locale.
 ifneq ($(filter C.UTF-8 C.utf8,$(shell locale -a)),)
 export LC_ALL := C.UTF-8
@@ -67,12 +68,14 @@ bench: $(VENV)/.ready
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/vision.py --width 64 --turns 3 --compiled --precision bfloat16
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/curvature.py
 
-# Runs the module's own tests with the oldest libraries that pyproject.toml admits, and with the newest that there are.
+# Runs the module's own tests and all chapters, whose checks have to hold, with the oldest libraries that pyproject.toml
+# admits, or with the newest that there are. Minutes.
 lowest newest: $(VENV)/.ready
 	$(BIN)/uv venv --quiet --clear .venv-$@
-	$(BIN)/uv pip install --quiet --python .venv-$@ --resolution $(if $(filter lowest,$@),lowest-direct,highest) .
-	$(BIN)/uv pip install --quiet --python .venv-$@ pytest hypothesis sympy setuptools
+	$(BIN)/uv pip install --quiet --python .venv-$@ --resolution $(if $(filter lowest,$@),lowest-direct,highest) ".[vision]"
+	$(BIN)/uv pip install --quiet --python .venv-$@ pytest hypothesis sympy setuptools $(CHAPTERS_NEED)
 	.venv-$@/bin/python -m pytest --noconftest --override-ini addopts= $(MODULE_TESTS)
+	.venv-$@/bin/python -m nbconvert --to notebook --execute --output-dir _build/$@ book/*.ipynb
 
 # Writes the tried version of everything; keeps those that still fit. Delete requirements.lock first to renew them all.
 lock: $(VENV)/.ready
