@@ -25,6 +25,8 @@ from notebooks import BOOK, listed, merged
 # What Colab has besides, and chapters use; and the two that a chapter tells its reader to install.
 BROUGHT = ("ipykernel", "pip", "scikit-learn", "sympy", "torchvision", "accelerate", "transformers")
 BROUGHT += ("lightning", "pytorch-optimizer")
+# What builds the module: pip would fetch it for each notebook anew, and the rehearsal needs no network otherwise.
+BUILD, NOT_APART = "hatchling", {"PIP_NO_BUILD_ISOLATION": "0"}  # as pip says it in a variable: no
 ADDRESS = "https://git.example.org/group/book"
 # The interactive figure; the stored results and the network; the table of the paper's statements.
 SPECIAL = ("intro", "resnet", "coverage")
@@ -40,7 +42,9 @@ def colab(tmp_path_factory):
     python = folder / "environment" / "bin" / "python"
     subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, folder / "environment"], check=True)
     install = [uv, "pip", "install", "--quiet", "--python", python, "--constraint", ROOT / "requirements.lock"]
-    subprocess.run([*install, *PROJECT["dependencies"], *BROUGHT], check=True)
+    install += [*PROJECT["dependencies"], *BROUGHT, BUILD]
+    if subprocess.run([*install, "--offline"], check=False).returncode:  # out of what made this environment, if that is kept
+        subprocess.run(install, check=True)
     yield python
     shutil.rmtree(folder / "environment")  # gigabytes
 
@@ -70,7 +74,7 @@ def rehearse(notebook, python, folder, variables):
     ours = ("PYTHONPATH", "VIRTUAL_ENV", "ANTIPGD_SCALE")
     away = {name: value for name, value in os.environ.items() if name not in ours}
     client = NotebookClient(notebook, kernel_manager_class=Kernel, resources={"metadata": {"path": str(folder)}})
-    asyncio.run(client.async_execute(env={**away, **variables}))
+    asyncio.run(client.async_execute(env={**away, **NOT_APART, **variables}))
 
 
 def texts(cell):
