@@ -1,4 +1,4 @@
-# Two commands carry the project: `make book` and `make test`. Both make what they need, from Python 3.10 or newer,
+# Two commands carry the project: `make book` and `make test`. Both make what they need, from Python 3.11 or newer,
 # make and git.
 
 PYTHON ?= python3
@@ -79,7 +79,7 @@ lowest newest: $(VENV)/.ready
 
 # Writes the tried version of everything; keeps those that still fit. Delete requirements.lock first to renew them all.
 lock: $(VENV)/.ready
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --no-annotate --extra book \
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --extra book \
 	    --custom-compile-command "make lock" --output-file requirements.lock pyproject.toml
 
 # Changes the repository's address everywhere: make repository URL=https://github.com/NAME/REPOSITORY

@@ -69,8 +69,8 @@ def test_a_torchvision_that_does_not_fit_is_explained(tmp_path):
 
 
 def test_an_old_python_is_told_before_anything_is_made():
-    assert "needs 3.10" in python_trouble((3, 9), True)
+    assert "needs 3.11" in python_trouble((3, 10), True)
     assert "PYTHON=" in python_trouble((3, 9), True)
     assert "python3-venv" in python_trouble((3, 12), False)
-    assert python_trouble((3, 10), True) is None
+    assert python_trouble((3, 11), True) is None
     assert check_environment("python").returncode == 0

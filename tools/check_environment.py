@@ -9,7 +9,7 @@ import importlib.util
 import os
 import sys
 
-OLDEST = (3, 10)
+OLDEST = (3, 11)
 LOCK = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "requirements.lock")
 
 

@@ -1,4 +1,4 @@
-"""Say what does not fit a release of this tag: python tools/check_release.py v0.1.0 (any Python from 3.10, no library).
+"""Say what does not fit a release of this tag: python tools/check_release.py v0.1.0 (any Python from 3.11, no library).
 
 What a release of a version promises: each notebook installs that version in Colab, CITATION.cff cites it, and its stored
 results are there.

@@ -19,7 +19,7 @@ MATHJAX = (
     *("output/chtml.js", "output/chtml/fonts/tex.js", "output/chtml/fonts/woff-v2"),
 )
 UNUSED = ("sphinx-thebe.js", "sphinx-thebe.css", "design-tabs.js", "sphinx-design.min.css")
-ICON_FONT = ("fontawesome.js", "all.min.js")  # as the theme's versions call the script that holds all icons
+ICON_FONT = "fontawesome.js"  # as the theme calls the script that holds all icons
 ICON = re.compile(r"\bfa-([a-z][a-z-]*)")
 ICONS = "<!-- icons -->"  # where the style sheet with the icons goes
 LICENCE = "/* Icons of Font Awesome Free, https://fontawesome.com, under CC BY 4.0. */\n"
@@ -106,7 +106,7 @@ def finish(html, work):
     convert(html / "_images", work)
     files = list(html.rglob("*.html"))
     pages = {file: file.read_text(encoding="utf-8") for file in files if static not in file.parents}
-    font = next(file for name in ICON_FONT for file in static.rglob(name))
+    font = next(static.rglob(ICON_FONT))
     script = font.read_text(encoding="utf-8")
     scripts = [file.read_text(encoding="utf-8") for file in (static / "scripts").glob("*theme.js")]  # they add icons
     (static / "icons.css").write_text(icons(used_icons([*pages.values(), *scripts], script), script), encoding="utf-8")
