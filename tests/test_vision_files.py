@@ -1,10 +1,12 @@
 """Files of tensors: whole or not there, and nothing but tensors and plain values comes out of them."""
 
 import errno
+import gc
 import hashlib
 import io
 import os
 import pickle
+import sys
 from functools import partial
 
 import pytest
@@ -105,6 +107,21 @@ def test_a_full_disk_leaves_the_old_file(path, monkeypatch, call):
             files.write(path, {"weights": torch.zeros(3)})
     assert same(files.read(path))
     assert [each.name for each in path.parent.iterdir()] == ["state.pt"]
+
+
+def test_a_full_disk_leaves_nothing_behind_that_complains_later(path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    complaints = []
+    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(sys, "unraisablehook", complaints.append)
+    try:
+        files.write(path, CONTENT)
+    except OSError as error:
+        error.itself = error  # a cycle: the collector clears away what the error's frames hold
+    gc.collect()
+    assert complaints == []
 
 
 def test_leftovers_are_those_of_this_file(path):

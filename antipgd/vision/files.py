@@ -22,8 +22,8 @@ def write(path, content):
     """
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    data = buffer.getbuffer()
-    write_whole(path, KIND + hashlib.sha256(data).hexdigest().encode() + b"\n", data)
+    with buffer.getbuffer() as data:  # released at once: after an error a buffer with views cannot be cleared away
+        write_whole(path, KIND + hashlib.sha256(data).hexdigest().encode() + b"\n", data)
 
 
 def read(path):
