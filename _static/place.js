@@ -2,9 +2,10 @@
 // has moved on meanwhile.
 window.addEventListener("load", () => {
   const place = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  if (!place) return;
   let moved = false;
   for (const name of ["wheel", "touchmove", "keydown", "pointerdown"]) {
     window.addEventListener(name, () => { moved = true; }, { once: true, passive: true });
   }
-  if (place) window.MathJax?.startup?.promise.then(() => moved || place.scrollIntoView());
+  window.MathJax?.startup?.promise.then(() => moved || place.scrollIntoView());
 });

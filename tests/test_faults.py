@@ -85,7 +85,8 @@ def found(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(notebooks, "ROOT", folder)
         patch.setattr(notebooks, "BOOK", folder / "book")
-        for name, text in texts().items():
+        written = texts()
+        for name, text in written.items():
             (folder / "book" / f"{name}.md").write_text(text, encoding="utf-8")
         chapters = {name: notebooks.read(folder / "book" / f"{name}.md") for name in CHAPTERS}
         asyncio.run(notebooks.execute(chapters["sound"], folder / "book"))
@@ -98,7 +99,7 @@ def found(tmp_path_factory):
         text = changed(nbformat.writes(chapter) + "\n", *outputs)
         (folder / "book" / f"{name}.ipynb").write_text(text, encoding="utf-8")
     for name, change in EDITED.items():
-        (folder / "book" / f"{name}.md").write_text(changed(texts()[name], change), encoding="utf-8")
+        (folder / "book" / f"{name}.md").write_text(changed(written[name], change), encoding="utf-8")
     executed = ("book/sound.ipynb", "book/cells.ipynb")  # the others' cells are those of the first
     told = pytest_in(folder, "-rfE", "tests/test_notebooks.py", "tests/test_jupyter_view.py", *executed)
     failed = re.findall(r"^(?:FAILED|ERROR) (\S+)::(Cell \d+|\w+)(?:\[(\w+)\])?", told, re.MULTILINE)

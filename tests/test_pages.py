@@ -462,12 +462,10 @@ def test_formulas_are_typeset_first_where_the_reader_is(browser, html):
 
 
 def test_a_reader_who_has_moved_on_is_not_called_back(browser, html):
-    page = browser.new_page()
-    page.goto((html / "book" / "smoothed_loss.html").as_uri() + "#verdict-eq-24")
+    page = Visit(browser, (html / "book" / "smoothed_loss.html").as_uri() + "#verdict-eq-24").page
     page.keyboard.press("Home")
     page.evaluate("MathJax.startup.promise.then(() => true)")
     assert page.evaluate("document.getElementById('verdict-eq-24').getBoundingClientRect().top") > 900
-    page.close()
 
 
 def test_it_carries_only_what_pages_load(html):

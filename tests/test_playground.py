@@ -15,10 +15,10 @@ from notebooks import BOOK
 
 from antipgd import theory
 from antipgd.book import playground
+from antipgd.book.playground import CURVATURES, Setting
 from antipgd.dynamics import BLOCK, Method, Stepper, run
 from antipgd.landscapes import Landscape, WideningValley
 from antipgd.noise import LAWS
-from antipgd.book.playground import CURVATURES, Setting
 
 SMALL, LARGE = 390, 1280
 NUMERICS = "simulate, draws, valley, quadratic, landscapeOf, CURVATURES, compute, inWords, told, plainModel"

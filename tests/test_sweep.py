@@ -1,5 +1,6 @@
 """Sweeps on real executors, whose workers are killed meanwhile; full disks, half-written files, two sweeps at once."""
 
+import contextlib
 import errno
 import os
 import signal
@@ -291,11 +292,17 @@ def test_an_executor_needs_submit_and_its_jobs_done_and_result(tmp_path, log, th
         sweep(jobs.square, configurations(log), tmp_path / "b", executor=OnlyWhatIsNeeded(threads))
 
 
+@contextlib.contextmanager
+def dask_of(workers, threads, folder):
+    """A Dask cluster on this machine, of so many worker processes with so many threads each, and a client to it."""
+    settings = {"n_workers": workers, "threads_per_worker": threads, "dashboard_address": ":0", "local_directory": str(folder)}
+    with LocalCluster(**settings) as cluster, Client(cluster) as client:
+        yield client
+
+
 @pytest.fixture
 def dask(tmp_path):
-    """A Dask cluster on this machine, of two worker processes, and a client to it."""
-    settings = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0", "local_directory": str(tmp_path)}
-    with LocalCluster(**settings) as cluster, Client(cluster) as client:
+    with dask_of(2, 1, tmp_path) as client:
         yield client
 
 
@@ -320,8 +327,7 @@ def test_dask_gives_up_a_job_that_kills_its_workers_and_the_rest_goes_on(tmp_pat
 
 def test_dask_blames_only_the_job_that_kills_and_not_those_beside_it(tmp_path, log):
     """All six jobs lie on the one worker whenever it dies, so that Dask gives up all that have not ended."""
-    settings = {"n_workers": 1, "threads_per_worker": 6, "dashboard_address": ":0", "local_directory": str(tmp_path)}
-    with LocalCluster(**settings) as cluster, Client(cluster) as client:
+    with dask_of(1, 6, tmp_path) as client:
         with pytest.raises(SweepError, match="1 of 6 configurations have no result") as failed:
             sweep(jobs.fatal_for_three_among_slow_ones, configurations(log), tmp_path / "sweep", executor=client)
     assert "'x': 3" in str(failed.value) and "KilledWorker" in str(failed.value)

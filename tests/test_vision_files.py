@@ -95,11 +95,12 @@ def test_a_file_with_a_checksum_and_nothing_of_use(path, data):
         files.read(path)
 
 
+def full(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 @pytest.mark.parametrize("call", ["fsync", "replace"])
 def test_a_full_disk_leaves_the_old_file(path, monkeypatch, call):
-    def full(*_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
     files.write(path, CONTENT)
     with monkeypatch.context() as patch:
         patch.setattr(os, call, full)
@@ -110,9 +111,6 @@ def test_a_full_disk_leaves_the_old_file(path, monkeypatch, call):
 
 
 def test_a_full_disk_leaves_nothing_behind_that_complains_later(path, monkeypatch):
-    def full(*_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
     complaints = []
     monkeypatch.setattr(os, "fsync", full)
     monkeypatch.setattr(sys, "unraisablehook", complaints.append)

@@ -2,8 +2,9 @@
 
     python tools/check.py NAME ...
 
-A NAME is a chapter, book/NAME.md, or a file of the module, antipgd/NAME.py, or a folder of it. For a chapter: it is executed again and its
-outputs compared, the guards that look at single chapters look at this one, and tests/test_NAME.py runs, if there is one.
+A NAME is a chapter, book/NAME.md, or a file or folder of the module, antipgd/NAME.py. For a chapter: it is executed again
+and its outputs compared, the guards that look at single chapters look at this one, and tests/test_NAME.py runs, if there
+is one.
 For a file of the module: its tests, tests/test_NAME*.py. What rests on it elsewhere, only `make test` sees.
 """
 
